@@ -1,0 +1,91 @@
+"""The LLMDeployment object and the one place where its JSON becomes a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from lull.api import names
+from lull.api.spec import LLMDeploymentSpec
+from lull.api.status import LLMDeploymentStatus
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON: the only untyped value that travels past a `parse_*`."""
+
+
+class InvalidSpec(ValueError):  # noqa: N818  reads as what it says of the object
+    """The object cannot work as written; the message says what to change. Retrying does not help."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Namespace and name of an LLMDeployment."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LLMDeployment:
+    key: Key
+    uid: str
+    generation: int
+    created_at: str
+    """RFC 3339, as the API server wrote it; it sorts as text."""
+    deleting: bool
+    spec: LLMDeploymentSpec
+    status: LLMDeploymentStatus
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """Names that clients may send as "model": the first one is the engine's own."""
+        first = self.spec.model.name or self.key.name
+        return (first, *(alias for alias in self.spec.model.aliases if alias != first))
+
+
+def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
+    """Read an object from the cluster or a file; InvalidSpec names each field that is wrong."""
+    metadata = manifest.get("metadata") or {}
+    try:
+        spec = LLMDeploymentSpec.model_validate(manifest.get("spec") or {})
+    except ValidationError as error:
+        raise InvalidSpec(render_validation_error(error, root="spec")) from error
+    try:
+        status = LLMDeploymentStatus.model_validate(manifest.get("status") or {})
+    except ValidationError:
+        # Status is ours to rebuild from what is observed; one that we cannot read must not stop serving.
+        status = LLMDeploymentStatus()
+    return LLMDeployment(
+        key=Key(metadata.get("namespace") or "default", metadata.get("name") or ""),
+        uid=metadata.get("uid") or "",
+        generation=metadata.get("generation") or 0,
+        created_at=metadata.get("creationTimestamp") or "",
+        deleting="deletionTimestamp" in metadata,
+        spec=spec,
+        status=status,
+    )
+
+
+def owner_reference(deployment: LLMDeployment) -> Manifest:
+    """The reference by which Kubernetes deletes children with their LLMDeployment, with no operator needed."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": deployment.key.name,
+        "uid": deployment.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def render_validation_error(error: ValidationError, *, root: str) -> str:
+    """One line per wrong field, by the path that a user wrote."""
+    return "; ".join(
+        f"{'.'.join((root, *(str(part) for part in problem['loc'])))}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )

@@ -1,0 +1,56 @@
+"""Group, kinds, label keys and the names of children, in one place."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+GROUP: Final = "lull.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "LLMDeployment"
+PLURAL: Final = "llmdeployments"
+SINGULAR: Final = "llmdeployment"
+SHORT_NAME: Final = "llm"
+
+LABEL_DEPLOYMENT: Final = f"{GROUP}/deployment"
+LABEL_POOL: Final = f"{GROUP}/pool"
+LABEL_CAPACITY_TYPE: Final = f"{GROUP}/capacity-type"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+LABEL_APP: Final = "app.kubernetes.io/name"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+
+APP_ENGINE: Final = "lull-engine"
+COMPONENT_ENGINE: Final = "engine"
+MANAGED_BY: Final = "lull"
+
+# The pod template as it was rendered for a revision, kept on the workload: a newer operator that renders
+# differently re-applies these bytes, so that upgrading Lull never restarts an engine.
+ANNOTATION_TEMPLATE: Final = f"{GROUP}/pod-template"
+
+MANAGER_CONTROLLER: Final = "lull-controller"
+"""Field manager of everything the reconciler writes."""
+MANAGER_AUTOSCALER: Final = "lull-autoscaler"
+"""Field manager of the children's replica counts, and of nothing else."""
+
+PORT_ENGINE: Final = 8000
+PORT_GATEWAY: Final = 8080
+PORT_ADMIN: Final = 8081
+
+_MAX_NAME: Final = 52  # a Deployment's pods add 17 characters ("-<10 hex>-<5>") and labels end at 63, less a margin
+
+
+def child(deployment: str, *parts: str) -> str:
+    """Name of a child object: readable while it fits, cut and given a digest when it does not."""
+    name = "-".join((deployment, *parts))
+    if len(name) <= _MAX_NAME:
+        return name
+    digest = sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: _MAX_NAME - 9].rstrip('-.')}-{digest}"
+
+
+def engine_labels(deployment: str) -> dict[str, str]:
+    """Labels that select every engine pod of one LLMDeployment."""
+    return {LABEL_COMPONENT: COMPONENT_ENGINE, LABEL_DEPLOYMENT: deployment}

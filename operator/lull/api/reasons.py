@@ -1,0 +1,74 @@
+"""Every reason that Lull gives, as closed sets: condition reasons, and reasons of scaling decisions.
+
+The same member is the condition's reason, the Event's reason, the log field and the metric's label.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+
+
+@unique
+class ConditionType(StrEnum):
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    SPEC_VALID = "SpecValid"
+    WORKLOADS_READY = "WorkloadsReady"
+    SCALING_ACTIVE = "ScalingActive"
+
+
+@unique
+class Reason(StrEnum):
+    """Why a condition has its status; `REMEDIES` in core.status holds what to do about each that needs doing."""
+
+    # SpecValid
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_CONFLICT = "NameConflict"
+    # Ready, WorkloadsReady, Reconciling, Stalled
+    SERVING = "Serving"
+    SCALED_TO_ZERO = "ScaledToZero"
+    STARTING = "Starting"
+    SCALING_DOWN = "ScalingDown"
+    ROLLING_OUT = "RollingOut"
+    SETTLED = "Settled"
+    DELETING = "Deleting"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    SOURCE_NOT_FOUND = "SourceNotFound"
+    SOURCE_FORBIDDEN = "SourceForbidden"
+    FETCH_FAILED = "FetchFailed"
+    ENGINE_CRASH_LOOP = "EngineCrashLoop"
+    ENGINE_OUT_OF_MEMORY = "EngineOutOfMemory"
+    CONFIG_ERROR = "ConfigError"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    COLD_START_TIMED_OUT = "ColdStartTimedOut"
+    # ScalingActive
+    SCALING = "Scaling"
+    MANUAL = "Manual"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+
+
+@unique
+class ScalingReason(StrEnum):
+    """Why a scaling decision came out as it did."""
+
+    ACTIVATED = "Activated"
+    """0 → 1: a request is held."""
+    QUEUE_ABOVE_TARGET = "QueueAboveTarget"
+    IN_FLIGHT_ABOVE_TARGET = "InFlightAboveTarget"
+    LOAD_BELOW_TARGET = "LoadBelowTarget"
+    WITHIN_TARGET = "WithinTarget"
+    STABILIZING = "Stabilizing"
+    """Load allows fewer replicas, but not yet for a whole stabilization window."""
+    LOADING = "Loading"
+    """Replicas are on their way; they count as capacity and are not scaled down."""
+    IDLE = "Idle"
+    """N → 0: no demand for `idleAfter`."""
+    AT_MINIMUM = "AtMinimum"
+    AT_MAXIMUM = "AtMaximum"
+    MANUAL = "Manual"
+    """`spec.replicas` is set: a person, an HPA or KEDA decides."""
+    SIGNAL_MISSING = "SignalMissing"
+    """No fresh signal: what is there stays."""

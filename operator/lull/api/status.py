@@ -1,0 +1,91 @@
+"""`status` of an LLMDeployment: what an observer may rely on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lull.api.reasons import ScalingReason
+from lull.api.spec import ApiModel
+
+
+class Condition(ApiModel):
+    type: Annotated[str, Field(description="What the condition is about.", max_length=316)]
+    status: Annotated[Literal["True", "False", "Unknown"], Field(description="Whether it holds.")]
+    reason: Annotated[str, Field(description="Why, as one word of a closed set.", max_length=1024)]
+    message: Annotated[str, Field(description="Why, and what to do about it.", max_length=32768)] = ""
+    last_transition_time: Annotated[
+        str, Field(description="When the status last changed.", json_schema_extra={"format": "date-time"})
+    ]
+    observed_generation: Annotated[int, Field(description="Generation of the spec that it speaks of.", ge=0)] = 0
+
+
+class PoolStatus(ApiModel):
+    name: Annotated[str, Field(description="Name of the pool.", max_length=63)]
+    replicas: Annotated[int, Field(description="Pods that exist.", ge=0)] = 0
+    ready_replicas: Annotated[int, Field(description="Pods that are ready.", ge=0)] = 0
+    desired_replicas: Annotated[int, Field(description="Pods that are asked for.", ge=0)] = 0
+
+
+class DecisionRecord(ApiModel):
+    at: Annotated[str, Field(description="When it was decided.", json_schema_extra={"format": "date-time"})]
+    from_replicas: Annotated[int, Field(description="Replicas before.", ge=0)]
+    to_replicas: Annotated[int, Field(description="Replicas after.", ge=0)]
+    reason: Annotated[ScalingReason, Field(description="Why.")]
+    message: Annotated[str, Field(description="The inputs of the decision, in a sentence.", max_length=1024)] = ""
+
+
+class ColdStart(ApiModel):
+    """The last measured start of a first replica, by stage."""
+
+    at: Annotated[str, Field(description="When the pod was created.", json_schema_extra={"format": "date-time"})]
+    scheduled: Annotated[str, Field(description="Pod created until bound to a node.", max_length=32)]
+    image: Annotated[str, Field(description="Bound until the first container of the pod ran.", max_length=32)]
+    weights: Annotated[str, Field(description="Time spent fetching weights into the pod.", max_length=32)]
+    warm_up: Annotated[str, Field(description="Engine process started until ready.", max_length=32)]
+    total: Annotated[str, Field(description="Pod created until ready.", max_length=32)]
+
+
+class LLMDeploymentStatus(ApiModel):
+    observed_generation: Annotated[int, Field(description="Generation of the spec that this status speaks of.")] = 0
+    replicas: Annotated[int, Field(description="Replicas that exist, ready or not.", ge=0)] = 0
+    ready_replicas: Annotated[int, Field(description="Replicas that are ready to serve.", ge=0)] = 0
+    desired_replicas: Annotated[int, Field(description="Replicas that the last decision asked for.", ge=0)] = 0
+    selector: Annotated[
+        str, Field(description="Label selector of the engine pods, for /scale and its users.", max_length=1024)
+    ] = ""
+    summary: Annotated[str, Field(description="Ready of existing replicas, for people.", max_length=32)] = "0/0"
+    served_names: Annotated[
+        list[str],
+        Field(
+            description="Names under which the gateway serves this model.",
+            max_length=17,
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = []
+    pools: Annotated[
+        list[PoolStatus],
+        Field(
+            description="Replicas by pool.",
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    cold_start: Annotated[ColdStart | None, Field(description="The last measured cold start.")] = None
+    decisions: Annotated[
+        list[DecisionRecord],
+        Field(
+            description="The last ten scaling decisions, newest first.",
+            max_length=10,
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = []
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            description="What is true of this LLMDeployment, and why.",
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []

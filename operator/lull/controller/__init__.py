@@ -1,0 +1,1 @@
+"""The Kopf shell: events become keys, keys are reconciled."""

@@ -1,0 +1,21 @@
+"""The one clock. Everything that decides takes `now` as an argument; only shells read it here."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def monotonic() -> float:
+    """Seconds since an arbitrary start; never steps back."""
+    return time.monotonic()
+
+
+def wall() -> float:
+    """Seconds since the Unix epoch; may step when the machine's clock is set."""
+    return time.time()
+
+
+def render_time(at: float) -> str:
+    """RFC 3339 with microseconds, as Kubernetes' MicroTime."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

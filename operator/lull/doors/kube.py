@@ -1,0 +1,386 @@
+"""The one Kubernetes seam: seven verbs over raw objects, with credentials from kubernetes.aio.
+
+Server-side apply is the only way that objects are written; the generated model classes are never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import orjson
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from lull.api import names
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from lull.api.llmdeployment import Manifest
+
+REQUEST_TIMEOUT: Final = 30.0
+CONNECT_TIMEOUT: Final = 5.0
+WATCH_SECONDS: Final = 290
+"""How long the server keeps a watch open; a little less than the five minutes that proxies like to cut at."""
+WATCH_SILENCE: Final = 70.0
+"""A watch without a frame for so long is dead: the API server sends a bookmark each minute."""
+LIST_LIMIT: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One kind of object as the API server addresses it."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    @property
+    def root(self) -> str:
+        return f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+
+
+LLMDEPLOYMENTS: Final = Resource(names.API_VERSION, names.KIND, names.PLURAL)
+DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
+SERVICES: Final = Resource("v1", "Service", "services")
+PODS: Final = Resource("v1", "Pod", "pods")
+EVENTS: Final = Resource("v1", "Event", "events")
+LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
+ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
+NETWORK_POLICIES: Final = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+POD_DISRUPTION_BUDGETS: Final = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+RESOURCES: Final = {
+    resource.kind: resource
+    for resource in (
+        LLMDEPLOYMENTS,
+        DEPLOYMENTS,
+        SERVICES,
+        PODS,
+        EVENTS,
+        LEASES,
+        NETWORK_POLICIES,
+        POD_DISRUPTION_BUDGETS,
+    )
+}
+
+
+class Transient(Exception):  # noqa: N818  one of the three failures: retry with back-off
+    """The request may succeed later: a time-out, a lost connection, 409, 429 or 5xx."""
+
+
+class Gone(Transient):
+    """The watch's resource version is too old: list again."""
+
+
+class Refused(Exception):  # noqa: N818  the API server's final no
+    """The API server says no for good: forbidden, invalid, or a kind that does not exist."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    items: tuple[Manifest, ...]
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    type: str
+    """ADDED, MODIFIED, DELETED or BOOKMARK."""
+    object: Manifest
+
+
+class Kube:
+    """A connection to one API server."""
+
+    def __init__(self, session: aiohttp.ClientSession, configuration: Configuration) -> None:
+        self._session = session
+        self._configuration = configuration
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """The object, or None where there is none."""
+        try:
+            return await self._request("GET", _path(resource, namespace, name))
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, resource: Resource, *, namespace: str | None = None, labels: str = "") -> Listing:
+        """Every object that matches, read page by page from one consistent snapshot."""
+        items: list[Manifest] = []
+        query = {"limit": str(LIST_LIMIT), "labelSelector": labels}
+        while True:
+            page = await self._request("GET", _path(resource, namespace), query=query)
+            # Items of a list carry neither kind nor apiVersion; give them back what a single get has.
+            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                return Listing(tuple(items), metadata["resourceVersion"])
+            query["continue"] = metadata["continue"]
+
+    async def watch(
+        self, resource: Resource, *, resource_version: str, namespace: str | None = None, labels: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        """Changes since a resource version until the server ends the watch; Gone where it is too old."""
+        query = {
+            "watch": "1",
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "labelSelector": labels,
+            "timeoutSeconds": str(WATCH_SECONDS + random.randrange(20)),  # noqa: S311  spreads reconnects only
+        }
+        path = _path(resource, namespace)
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=WATCH_SILENCE)
+        with _transient(f"watch {path}"):
+            async with self._session.get(
+                self._configuration.host + path, params=query, headers=await self._headers(), timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    raise _failure(response.status, await response.read())
+                async for line in _lines(response.content):
+                    frame = orjson.loads(line)
+                    if frame["type"] == "ERROR":
+                        raise _failure(frame["object"].get("code", 500), orjson.dumps(frame["object"]))
+                    yield WatchEvent(frame["type"], frame["object"])
+
+    async def apply(self, manifest: Manifest, *, manager: str = names.MANAGER_CONTROLLER) -> Manifest:
+        """Server-side apply of the full object; an unchanged apply changes no resource version."""
+        resource = RESOURCES[manifest["kind"]]
+        metadata = manifest["metadata"]
+        return await self._request(
+            "PATCH",
+            _path(resource, metadata["namespace"], metadata["name"]),
+            query={"fieldManager": manager, "force": "true"},
+            body=manifest,
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        """Delete this very object, not a namesake made since; one that is gone already is fine."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self._request("DELETE", _path(resource, namespace, name), body=body)
+        except Refused as error:
+            if error.status != 404:
+                raise
+
+    async def patch_status(self, resource: Resource, namespace: str, name: str, status: Manifest) -> None:
+        """Replace `status` by merge patch; keys that are absent are left, None removes."""
+        await self._request(
+            "PATCH",
+            _path(resource, namespace, name) + "/status",
+            query={"fieldManager": names.MANAGER_CONTROLLER},
+            body={"status": status},
+            content_type="application/merge-patch+json",
+        )
+
+    async def scale(self, resource: Resource, namespace: str, name: str, *, replicas: int) -> None:
+        """Set the replica count through /scale, as its one writer.
+
+        Applied rather than updated, so that the autoscaler owns the field even where the number does not
+        change; the reconciler's applies then leave it alone.
+        """
+        await self._request(
+            "PATCH",
+            _path(resource, namespace, name) + "/scale",
+            query={"fieldManager": names.MANAGER_AUTOSCALER, "force": "true"},
+            body={
+                "apiVersion": "autoscaling/v1",
+                "kind": "Scale",
+                "metadata": {"namespace": namespace, "name": name},
+                "spec": {"replicas": replicas},
+            },
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create an object that must not exist yet: Events, and the Lease before its first holder."""
+        return await self._request(
+            "POST", _path(RESOURCES[manifest["kind"]], manifest["metadata"]["namespace"]), body=manifest
+        )
+
+    async def replace(self, manifest: Manifest, *, deadline: float = REQUEST_TIMEOUT) -> Manifest:
+        """Write an object back as it was read; Transient (409) where somebody else wrote in between."""
+        metadata = manifest["metadata"]
+        path = _path(RESOURCES[manifest["kind"]], metadata["namespace"], metadata["name"])
+        return await self._request("PUT", path, body=manifest, deadline=deadline)
+
+    async def _headers(self, content_type: str | None = None) -> dict[str, str]:
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        return {
+            "Accept": "application/json",
+            **({"Authorization": token} if token else {}),
+            **({"Content-Type": content_type} if content_type else {}),
+        }
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+        deadline: float = REQUEST_TIMEOUT,
+    ) -> Manifest:
+        with _transient(f"{method} {path}"):
+            async with self._session.request(
+                method,
+                self._configuration.host + path,
+                params=query,
+                data=None if body is None else orjson.dumps(body),
+                headers=await self._headers(None if body is None else content_type),
+                timeout=aiohttp.ClientTimeout(total=deadline, connect=CONNECT_TIMEOUT),
+            ) as response:
+                content = await response.read()
+                if response.status >= 400:
+                    raise _failure(response.status, content)
+                answer: Manifest = orjson.loads(content)
+                return answer
+
+
+@asynccontextmanager
+async def connect(kubeconfig: str | None = None) -> AsyncIterator[Kube]:
+    """Connect as the pod's service account, or with the user's kubeconfig outside a cluster."""
+    configuration = Configuration()
+    if kubeconfig is None:
+        try:
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except ConfigException:
+            await load_kube_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration, persist_config=False
+            )
+    else:
+        await load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=kubeconfig, client_configuration=configuration, persist_config=False
+        )
+    tls = RESTClientObject(configuration)
+    connector = aiohttp.TCPConnector(ssl=tls.ssl_context, limit=100, limit_per_host=100)
+    async with aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as session:
+        yield Kube(session, configuration)
+
+
+async def reflect(
+    kube: Kube,
+    resource: Resource,
+    on_change: Callable[[WatchEvent], Awaitable[None] | None],
+    *,
+    namespace: str | None = None,
+    labels: str = "",
+    on_synced: Callable[[], None] | None = None,
+) -> None:
+    """List, then watch, for ever; after a gap report what changed meanwhile, deletions included.
+
+    `on_change` gets one event per object and change. Failures of the API server, of any length, are waited
+    out: what was last known stays valid to the caller.
+    """
+    known: dict[tuple[str, str], Manifest] = {}
+    version = ""
+    failures = 0
+    while True:
+        try:
+            if not version:
+                listing = await kube.list(resource, namespace=namespace, labels=labels)
+                for event in _differences(known, listing.items):
+                    await _report(on_change, event)
+                known = {_identity(item): item for item in listing.items}
+                version = listing.resource_version
+                if on_synced is not None:
+                    on_synced()
+            async for event in kube.watch(resource, resource_version=version, namespace=namespace, labels=labels):
+                failures = 0
+                version = event.object["metadata"]["resourceVersion"]
+                if event.type == "BOOKMARK":
+                    continue
+                if event.type == "DELETED":
+                    known.pop(_identity(event.object), None)
+                else:
+                    known[_identity(event.object)] = event.object
+                await _report(on_change, event)
+        except Gone:
+            version = ""
+        except (Transient, Refused):
+            # Refused too: RBAC may be granted, or the CRD installed, a moment later.
+            failures += 1
+            await asyncio.sleep(backoff(failures))
+
+
+def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
+    """Seconds to wait after so many failures in a row: doubling, capped, spread by half."""
+    capped: float = min(most, first * 2.0 ** min(failures - 1, 16))
+    return capped * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
+
+
+async def _report(on_change: Callable[[WatchEvent], Awaitable[None] | None], event: WatchEvent) -> None:
+    waiting = on_change(event)
+    if waiting is not None:
+        await waiting
+
+
+def _differences(known: Mapping[tuple[str, str], Manifest], items: tuple[Manifest, ...]) -> list[WatchEvent]:
+    listed = {_identity(item): item for item in items}
+    return [
+        *(WatchEvent("DELETED", gone) for identity, gone in known.items() if identity not in listed),
+        *(
+            WatchEvent("MODIFIED" if identity in known else "ADDED", item)
+            for identity, item in listed.items()
+            if known.get(identity, {}).get("metadata", {}).get("resourceVersion") != item["metadata"]["resourceVersion"]
+        ),
+    ]
+
+
+def _identity(manifest: Manifest) -> tuple[str, str]:
+    metadata = manifest["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"{resource.root}{scope}/{resource.plural}" + (f"/{name}" if name else "")
+
+
+def _failure(status: int, content: bytes) -> Exception:
+    try:
+        message = orjson.loads(content).get("message", "")
+    except orjson.JSONDecodeError:
+        message = content[:200].decode("utf-8", "replace")
+    if status == 410:
+        return Gone(message)
+    if status in {408, 409, 429} or status >= 500:
+        return Transient(f"{status}: {message}")
+    return Refused(status, message)
+
+
+class _transient:  # noqa: N801  reads as the block that it is
+    """Turn time-outs and lost connections inside the block into Transient."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, aiohttp.ClientError | TimeoutError | OSError):
+            raise Transient(f"{self._what}: {type(error).__name__} {error}") from error
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines, however long: one object may be far larger than the reader's own line limit."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line:
+                yield line

@@ -1,0 +1,1 @@
+"""Brings weights into a pod."""

@@ -1,0 +1,65 @@
+"""What each process is told by its environment (`LULL_*`); every wrong value is reported at once.
+
+The chart writes these variables; `docs/operating.md` lists them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lull.api import names
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="LULL_", frozen=True, extra="ignore")
+
+    namespace: Annotated[str, Field(description="Namespace that this process runs in.")] = "lull-system"
+    pod_name: Annotated[str, Field(description="Name of this pod: the Lease's holder, the gateway's id.")] = "local"
+    watch_namespace: Annotated[str, Field(description="Only namespace to serve; empty means all.")] = ""
+    admin_port: Annotated[int, Field(ge=1, le=65535, description="Port of /healthz, /readyz, /metrics.")] = (
+        names.PORT_ADMIN
+    )
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @property
+    def scope(self) -> str | None:
+        """Namespace to watch, or None for the whole cluster."""
+        return self.watch_namespace or None
+
+
+class OperatorSettings(_Settings):
+    image: Annotated[str, Field(description="Image of Lull itself, for the fetcher in engine pods.")] = (
+        "lull/lull:0.1.0"
+    )
+    image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = "IfNotPresent"
+    hub_endpoint: Annotated[str, Field(description="Base URL of the Hugging Face hub or a mirror of it.")] = (
+        "https://huggingface.co"
+    )
+    gateway_service: Annotated[str, Field(description="Name of the gateways' headless Service.")] = "lull-gateway-admin"
+    lease_name: str = "lull-operator"
+    lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15.0
+    tick_seconds: Annotated[float, Field(ge=0.1, le=60, description="Pause between looks at demand.")] = 1.0
+    stale_seconds: Annotated[float, Field(ge=1, le=600, description="Age at which a signal no longer counts.")] = 10.0
+    resync_seconds: Annotated[float, Field(ge=10, le=3600, description="Every object is reconciled this often.")] = (
+        300.0
+    )
+    workers: Annotated[int, Field(ge=1, le=64, description="Reconciles at a time.")] = 8
+
+
+class GatewaySettings(_Settings):
+    port: Annotated[int, Field(ge=1, le=65535, description="Port for clients.")] = names.PORT_GATEWAY
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
+    body_seconds: Annotated[float, Field(ge=1, le=600, description="Longest time to receive a body.")] = 30.0
+    connect_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    first_byte_seconds: Annotated[float, Field(ge=1, le=7200, description="Longest wait for an engine's answer.")] = (
+        600.0
+    )
+    idle_seconds: Annotated[float, Field(ge=1, le=7200, description="Longest silence within a stream.")] = 300.0
+    drain_seconds: Annotated[float, Field(ge=0, le=3600, description="Time to finish when told to stop.")] = 60.0
+    max_tries: Annotated[int, Field(ge=1, le=10, description="Endpoints tried before the first byte.")] = 3
+    heartbeat_seconds: Annotated[
+        float, Field(ge=1, le=600, description="Held streams get an SSE comment this often, after the first such wait.")
+    ] = 15.0
