@@ -268,8 +268,8 @@ class Lab:
 
 
 @asynccontextmanager
-async def open_lab(installation: Installation, namespace: str) -> AsyncIterator[Lab]:
-    """A namespace of one's own, gone afterwards."""
+async def open_lab(installation: Installation, namespace: str, *, keep: bool = False) -> AsyncIterator[Lab]:
+    """A namespace of one's own, gone afterwards unless it is to be kept."""
     await asyncio.to_thread(
         installation.apply, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     )
@@ -284,10 +284,11 @@ async def open_lab(installation: Installation, namespace: str) -> AsyncIterator[
         ):
             yield Lab(installation, namespace, Kube(session, configuration), session, client)
     finally:
-        with suppress(RuntimeError):
-            await asyncio.to_thread(
-                installation.kubectl, "delete", "namespace", namespace, "--wait=true", "--timeout=120s"
-            )
+        if not keep:
+            with suppress(RuntimeError):
+                await asyncio.to_thread(
+                    installation.kubectl, "delete", "namespace", namespace, "--wait=true", "--timeout=120s"
+                )
 
 
 def conditions(manifest: Manifest) -> dict[str, Manifest]:
