@@ -244,6 +244,7 @@ class LocalCluster(Cluster):
         if not self._is_running(node.containerd) and not processes.find(lambda argv: layout.is_shim_of(argv, node)):
             # As after a power cut: what the runtime remembers of running containers is of none.
             self._power_off([node])
+        machine.ip("route", "delete", "blackhole", node.pod_range)
         machine.make_cgroup(node.cgroup)
         self._ensure(node.containerd)
         self._await(node.containerd, lambda: _answers(node))
@@ -330,7 +331,6 @@ class LocalCluster(Cluster):
             machine.remove_cgroup(node.cgroup)
             shutil.rmtree(node.runtime_state, ignore_errors=True)
             node.socket.unlink(missing_ok=True)
-            machine.ip("route", "delete", "blackhole", node.pod_range)
 
     def _cut_off(self, nodes: Sequence[LocalNode]) -> None:
         """Delete the links of nodes' pods."""
@@ -355,6 +355,8 @@ class LocalCluster(Cluster):
             machine.delete_tables(layout.NFT_TABLES)
             machine.ip("route", "delete", layout.SERVICE_RANGE, "dev", "lo")
             machine.ip("route", "delete", "unreachable", layout.POD_RANGE, "metric", _UNREACHABLE_METRIC)
+            for node in self._local_nodes:
+                machine.ip("route", "delete", "blackhole", node.pod_range)
             for address in (layout.API_ADDRESS, *(node.address for node in self._local_nodes)):
                 machine.ip("address", "delete", f"{address}/32", "dev", "lo")
             if state:
