@@ -49,7 +49,9 @@ async def _measure(installation: Installation) -> list[Claim]:
                 created, first_byte = await _wake(lab, recorder, model)
                 to_created.append(created * 1000)
                 to_first_byte.append(first_byte * 1000)
-                say(f"  wake {wake + 1:2}: created after {created * 1000:.0f} ms, first byte {first_byte * 1000:.0f} ms")
+                say(
+                    f"  wake {wake + 1:2}: created after {created * 1000:.0f} ms, first byte {first_byte * 1000:.0f} ms"
+                )
         finally:
             recording.cancel()
             await asyncio.gather(recording, return_exceptions=True)

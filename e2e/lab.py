@@ -174,16 +174,12 @@ class Lab:
 
     async def pods(self, name: str) -> list[Manifest]:
         """Engine pods of an LLMDeployment, terminating ones included."""
-        listing = await self.kube.list(
-            PODS, namespace=self.namespace, labels=f"{names.LABEL_DEPLOYMENT}={name}"
-        )
+        listing = await self.kube.list(PODS, namespace=self.namespace, labels=f"{names.LABEL_DEPLOYMENT}={name}")
         return list(listing.items)
 
     async def replicas(self, name: str) -> int:
         """The replica count that the LLMDeployment's workloads are asked for."""
-        listing = await self.kube.list(
-            DEPLOYMENTS, namespace=self.namespace, labels=f"{names.LABEL_DEPLOYMENT}={name}"
-        )
+        listing = await self.kube.list(DEPLOYMENTS, namespace=self.namespace, labels=f"{names.LABEL_DEPLOYMENT}={name}")
         return sum(item["spec"]["replicas"] for item in listing.items)
 
     async def demand(self) -> dict[str, dict[str, Any]]:
@@ -204,9 +200,7 @@ class Lab:
 
     async def _demand_of(self, pod: str) -> Any:
         path = f"/api/v1/namespaces/{SYSTEM}/pods/{pod}:{names.PORT_ADMIN}/proxy/demand"
-        async with self.session.get(
-            self.installation.proxy + path, timeout=aiohttp.ClientTimeout(total=5)
-        ) as response:
+        async with self.session.get(self.installation.proxy + path, timeout=aiohttp.ClientTimeout(total=5)) as response:
             response.raise_for_status()
             return await response.json(content_type=None)
 
@@ -216,9 +210,7 @@ class Lab:
         async with self.session.post(self.installation.proxy + path, json=settings) as response:
             assert response.status == 200, await response.text()
 
-    async def until(
-        self, what: str, check: Callable[[], Any], *, within: float = 120, every: float = 0.25
-    ) -> Any:
+    async def until(self, what: str, check: Callable[[], Any], *, within: float = 120, every: float = 0.25) -> Any:
         """Wait until an async check gives something true, and return it; AssertionError says what did not happen."""
         deadline = time.monotonic() + within
         last: Any = None
@@ -233,7 +225,9 @@ class Lab:
             await asyncio.sleep(every)
         raise AssertionError(f"{what}: not within {within:.0f} s (last: {last!r})\n{await self.describe()}")
 
-    async def until_condition(self, name: str, kind: str, status: str, reason: str = "", *, within: float = 120) -> Manifest:
+    async def until_condition(
+        self, name: str, kind: str, status: str, reason: str = "", *, within: float = 120
+    ) -> Manifest:
         """Wait until a condition has this status, and this reason where one is given."""
 
         async def check() -> Manifest | None:
@@ -301,7 +295,9 @@ def is_ready(pod: Manifest) -> bool:
     return "deletionTimestamp" not in pod["metadata"] and conditions(pod).get("Ready", {}).get("status") == "True"
 
 
-def sim_deployment(installation: Installation, name: str, *, sim: dict[str, Any] | None = None, **spec: Any) -> Manifest:
+def sim_deployment(
+    installation: Installation, name: str, *, sim: dict[str, Any] | None = None, **spec: Any
+) -> Manifest:
     """An LLMDeployment served by engine-sim: quick to start, quick to fall asleep."""
     flags = {"startup": "2s", **(sim or {})}
     scaling = {

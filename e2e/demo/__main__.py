@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openai import APIError
 from rich.table import Table
 
 from e2e.cluster import ClusterError
 from e2e.demo import picture, story
 from e2e.demo.recorder import Recorder
 from e2e.demo.screen import Screen
-from e2e.images import ImageError
+from e2e.images import BuildError
 from e2e.lab import install, open_lab, say
 
 if TYPE_CHECKING:
@@ -32,19 +33,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="where .svg, .png and .json go")
     arguments = parser.parse_args()
     screen = Screen()
+    failures: list[BaseException] = []
     try:
         screen.title("Setting up: cluster, images, chart")
         with install(["lull", "engine-sim", "engine-cpu"], values=[f"hub.endpoint={story.HUB}"]) as installation:
             asyncio.run(_play(installation, screen, arguments.out))
             _farewell(installation, screen, arguments.out)
-    except (ClusterError, ImageError, AssertionError, RuntimeError, TimeoutError) as error:
-        say(f"\nThe demo failed: {error}")
-        return 1
-    except BaseExceptionGroup as group:
-        for error in group.exceptions:
-            say(f"\nThe demo failed: {error}")
-        return 1
-    return 0
+    except* (ClusterError, BuildError, AssertionError, RuntimeError, TimeoutError, APIError) as group:
+        failures.extend(group.exceptions)
+    for failure in failures:
+        say(f"\nThe demo failed: {failure}")
+    return 1 if failures else 0
 
 
 async def _play(installation: Installation, screen: Screen, out: Path) -> None:

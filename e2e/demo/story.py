@@ -255,7 +255,6 @@ async def _stages(lab: Lab, recorder: Recorder, asked: float, first_token: float
 
 def _epoch(text: str) -> float:
 
-
     return datetime.fromisoformat(text).timestamp()
 
 

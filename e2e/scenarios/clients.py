@@ -60,22 +60,24 @@ class Outcome:
 
 
 @asynccontextmanager
-async def load(lab: Lab, model: str, *, clients: int, tokens: int = 20, streaming: bool = True) -> AsyncIterator[Outcome]:
+async def load(
+    lab: Lab, model: str, *, clients: int, tokens: int = 20, streaming: bool = True
+) -> AsyncIterator[Outcome]:
     """Keep so many clients asking while the block runs; then let the last requests finish."""
     outcome = Outcome()
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for number in range(clients):
-            tasks.create_task(_client(lab, model, outcome, stop, tokens=tokens, streaming=streaming and number % 2 == 0))
+            tasks.create_task(
+                _client(lab, model, outcome, stop, tokens=tokens, streaming=streaming and number % 2 == 0)
+            )
         try:
             yield outcome
         finally:
             stop.set()
 
 
-async def _client(
-    lab: Lab, model: str, outcome: Outcome, stop: asyncio.Event, *, tokens: int, streaming: bool
-) -> None:
+async def _client(lab: Lab, model: str, outcome: Outcome, stop: asyncio.Event, *, tokens: int, streaming: bool) -> None:
     while not stop.is_set():
         try:
             if streaming:

@@ -69,9 +69,7 @@ async def test_delete_with_the_operator_gone(lab: Lab) -> None:
     await lab.apply(sim_deployment(lab.installation, "alone", scaling={"minReplicas": 1}))
     await lab.until_replicas("alone", 1)
     system = lab.installation
-    await asyncio.to_thread(
-        system.kubectl, "-n", SYSTEM, "scale", "deployment/lull-operator", "--replicas=0"
-    )
+    await asyncio.to_thread(system.kubectl, "-n", SYSTEM, "scale", "deployment/lull-operator", "--replicas=0")
     try:
         await asyncio.to_thread(
             system.kubectl, "-n", SYSTEM, "wait", "--for=delete", "pod", "-l", f"{names.LABEL_COMPONENT}=operator"
@@ -81,9 +79,7 @@ async def test_delete_with_the_operator_gone(lab: Lab) -> None:
         await lab.kubectl("delete", "llm", "alone", "--timeout=20s")
         await _nothing_left(lab, "alone")
     finally:
-        await asyncio.to_thread(
-            system.kubectl, "-n", SYSTEM, "scale", "deployment/lull-operator", "--replicas=2"
-        )
+        await asyncio.to_thread(system.kubectl, "-n", SYSTEM, "scale", "deployment/lull-operator", "--replicas=2")
         await asyncio.to_thread(
             system.kubectl, "-n", SYSTEM, "rollout", "status", "deployment/lull-operator", "--timeout=120s"
         )
@@ -99,9 +95,7 @@ async def test_uninstall_leaves_nothing(lab: Lab) -> None:
             *("get", "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,pdb,leases"),
             *("-n", SYSTEM, "-l", "app.kubernetes.io/part-of=lull", "-o", "name"),
         )
-        cluster_wide = await asyncio.to_thread(
-            system.kubectl, "get", "clusterroles,clusterrolebindings", "-o", "name"
-        )
+        cluster_wide = await asyncio.to_thread(system.kubectl, "get", "clusterroles,clusterrolebindings", "-o", "name")
         everything = await asyncio.to_thread(
             system.kubectl, "get", "all,leases,configmaps,serviceaccounts", "-n", SYSTEM, "-o", "name"
         )

@@ -46,9 +46,7 @@ async def test_gateway_restarted_under_load(lab: Lab) -> None:
     await lab.until_replicas("door", 2)
 
     async with load(lab, "door", clients=6) as outcome:
-        await asyncio.to_thread(
-            lab.installation.kubectl, "-n", SYSTEM, "rollout", "restart", "deployment/lull-gateway"
-        )
+        await asyncio.to_thread(lab.installation.kubectl, "-n", SYSTEM, "rollout", "restart", "deployment/lull-gateway")
         await asyncio.to_thread(
             lab.installation.kubectl, "-n", SYSTEM, "rollout", "status", "deployment/lull-gateway", "--timeout=180s"
         )
@@ -77,9 +75,7 @@ async def test_engine_pod_killed_under_load(lab: Lab) -> None:
 
 async def test_engine_that_dies_before_the_first_byte_costs_no_request(lab: Lab) -> None:
     await lab.apply(
-        sim_deployment(
-            lab.installation, "silent", sim={"prefill_tps": 1}, scaling={"minReplicas": 1, "maxReplicas": 1}
-        )
+        sim_deployment(lab.installation, "silent", sim={"prefill_tps": 1}, scaling={"minReplicas": 1, "maxReplicas": 1})
     )
     await lab.until_replicas("silent", 1)
     before = (await lab.pods("silent"))[0]["metadata"]["name"]
@@ -160,9 +156,7 @@ async def test_a_lost_node_costs_no_request_before_its_first_byte(lab: Lab) -> N
 
     assert outcome.failures == []
     assert outcome.answered > 20
-    await asyncio.to_thread(
-        lab.installation.kubectl, "wait", "--for=condition=Ready", f"node/{node}", "--timeout=120s"
-    )
+    await asyncio.to_thread(lab.installation.kubectl, "wait", "--for=condition=Ready", f"node/{node}", "--timeout=120s")
     await lab.until_replicas("spotty", 4, within=180)
 
 

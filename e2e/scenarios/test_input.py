@@ -45,9 +45,7 @@ async def test_clients_get_clear_errors(lab: Lab) -> None:
 
 async def test_a_full_queue_sheds_and_a_late_cold_start_gives_up(lab: Lab) -> None:
     await lab.apply(
-        sim_deployment(
-            lab.installation, "narrow", sim={"startup": "60s"}, queue={"maxHeld": 1, "holdFor": "8s"}
-        )
+        sim_deployment(lab.installation, "narrow", sim={"startup": "60s"}, queue={"maxHeld": 1, "holdFor": "8s"})
     )
     await lab.until_condition("narrow", "Ready", "True", "ScaledToZero")
 
