@@ -49,7 +49,8 @@ class LocalCluster(Cluster):
         self._state = StateFile(folder / "state.json")
         self._local_nodes = layout.local_nodes(folder)
         # Where somebody became root without root's environment, these folders are not on PATH.
-        self._path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
+        found = os.environ.get("PATH", "").split(":")
+        self._path = ":".join([*found, *(place for place in _SYSTEM_PATH.split(":") if place not in found)])
         os.environ["PATH"] = self._path
 
     @cached_property
@@ -251,7 +252,9 @@ class LocalCluster(Cluster):
             # As after a power cut: what the runtime remembers of running containers is of none.
             self._power_off([node])
         machine.ip("route", "delete", "blackhole", node.pod_range)
-        machine.make_cgroup(node.cgroup)
+        cpus = os.cpu_count() or 1
+        machine.make_cgroup(layout.CGROUP, cpus=cpus * len(self._local_nodes))
+        machine.make_cgroup(node.cgroup, cpus=cpus)
         self._ensure(node.containerd)
         self._await(node.containerd, lambda: _answers(node))
         pause = self._tools["pause.tar"]

@@ -59,8 +59,11 @@ def is_cgroup_v2(mounts: Iterable[Mount]) -> bool:
     return Mount(Path("/sys/fs/cgroup"), "cgroup2") in mounts
 
 
-def make_cgroup(name: str) -> None:
-    """Make a cgroup in every hierarchy, ready to hold processes."""
+def make_cgroup(name: str, *, cpus: int) -> None:
+    """Make a cgroup in every hierarchy, ready to hold processes and weighing as much as so many processes outside.
+
+    A process outside every cgroup weighs as much as a cgroup, so that all pods together would get what one busy client gets.
+    """
     mounts = read_mounts()
     for hierarchy in cgroup_hierarchies(mounts):
         folder = hierarchy
@@ -70,6 +73,9 @@ def make_cgroup(name: str) -> None:
             parent, folder = folder, folder / part
             folder.mkdir(exist_ok=True)
             _copy_cpuset(parent, folder)
+        for file, weight in (("cpu.shares", 1024 * cpus), ("cpu.weight", min(100 * cpus, 10_000))):
+            if (folder / file).exists():
+                (folder / file).write_text(str(weight))
 
 
 def cgroup_pids(name: str) -> set[int]:
