@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 from typing_extensions import override
@@ -53,9 +52,14 @@ class LocalCluster(Cluster):
         self._path = ":".join([*found, *(place for place in _SYSTEM_PATH.split(":") if place not in found)])
         os.environ["PATH"] = self._path
 
-    @cached_property
+    @property
     def _tools(self) -> Toolbox:
-        return build_toolbox()
+        """The programs that the last `up` took, so that commands after it need no Go to find them."""
+        try:
+            paths: dict[str, str] = json.loads((self.folder / "tools.json").read_text())
+        except (OSError, ValueError):
+            return build_toolbox()
+        return Toolbox({name: Path(path) for name, path in paths.items()})
 
     @property
     @override
@@ -85,11 +89,12 @@ class LocalCluster(Cluster):
     def up(self) -> None:
         with self._alone():
             self._check_machine()
-            _ = self._tools
+            tools = build_toolbox()
             is_new = not self._is_sound()
             if is_new:
                 self._sweep()
                 self._prepare()
+            self._remember(tools)
             try:
                 self._start_missing()
             except ClusterError as error:
@@ -98,6 +103,7 @@ class LocalCluster(Cluster):
                 say(f"  {error}\n  The cluster cannot be mended; starting it anew.")
                 self._sweep()
                 self._prepare()
+                self._remember(tools)
                 self._start_missing()
 
     @override
@@ -210,6 +216,9 @@ class LocalCluster(Cluster):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
         (self.folder / "complete").touch()
+
+    def _remember(self, tools: Toolbox) -> None:
+        (self.folder / "tools.json").write_text(json.dumps({name: str(path) for name, path in tools.paths.items()}))
 
     def _start_missing(self) -> None:
         """Start what does not run, the control plane and the nodes' runtimes side by side; wait until pods can be created."""

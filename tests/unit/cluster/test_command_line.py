@@ -31,3 +31,42 @@ def test_nodes_may_be_named_in_one_go_or_one_by_one() -> None:
 
     assert options.archives == [Path("a.tar"), Path("b.tar")]
     assert options.node == ["x", "y", "z"]
+
+
+def test_local_says_that_it_needs_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LULL_CACHE", str(tmp_path))
+    monkeypatch.setenv("LULL_CLUSTER_DIR", str(tmp_path / "cluster"))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("sys.platform", "linux")
+
+    code = main(["--provider", "local", "up"])
+
+    assert code == 1
+    assert "needs root: run it with sudo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--provider", "existing", "up"], "needs a kubeconfig"),
+        (["--kubeconfig", "/nonexistent/kubeconfig", "up"], "There is no kubeconfig at"),
+        (["--provider", "kind", "up"], "needs `kind` on PATH"),
+    ],
+)
+def test_a_provider_says_what_it_lacks(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LULL_CACHE", str(tmp_path))
+    monkeypatch.setenv("LULL_CLUSTER_DIR", str(tmp_path / "cluster"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("LULL_KUBECONFIG", "LULL_PROVIDER"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert main(arguments) == 1
+    assert words in capsys.readouterr().err
