@@ -102,6 +102,7 @@ class Machine:
     cgroup_v2: bool
     sys_resource: bool
     cni: Path
+    snapshotter: str
 
 
 def local_nodes(folder: Path) -> tuple[LocalNode, ...]:
@@ -374,7 +375,7 @@ bin_dir = "{machine.cni}"
 conf_dir = "{node.folder}/cni"
 
 [{cri}.containerd]
-snapshotter = "overlayfs"
+snapshotter = "{machine.snapshotter}"
 default_runtime_name = "runc"
 
 [{cri}.containerd.runtimes.runc]

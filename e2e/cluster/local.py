@@ -147,8 +147,11 @@ class LocalCluster(Cluster):
     @override
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:
         local = self._local_node(node.name)
+        if not self._is_running(local.containerd):
+            raise ClusterError(f"{node.name} is stopped: `start-node {node.name}` first.")
         if not has_all(parse_present(_ctr(local, "images", "ls")), images):
-            _ctr(local, "images", "import", str(archive))
+            snapshotter = machine.choose_snapshotter(machine.read_mounts(), self.folder)
+            _ctr(local, "images", "import", f"--snapshotter={snapshotter}", str(archive))
             for arguments in naming_commands(images):
                 _ctr(local, *arguments)
 
@@ -207,8 +210,10 @@ class LocalCluster(Cluster):
         cni = find_cni()
         if cni is None:
             raise ClusterError("The CNI plugins are missing: install containernetworking-plugins.")
+        mounts = machine.read_mounts()
         here = layout.Machine(
-            cgroup_v2=machine.is_cgroup_v2(machine.read_mounts()),
+            cgroup_v2=machine.is_cgroup_v2(mounts),
+            snapshotter=machine.choose_snapshotter(mounts, self.folder),
             sys_resource=machine.has_sys_resource(Path("/proc/self/status").read_text()),
             cni=cni,
         )

@@ -42,6 +42,14 @@ def mounts_under(mounts: Iterable[Mount], folder: Path) -> list[Path]:
     return [mount.point for mount in mounts if mount.point.is_relative_to(folder)][::-1]
 
 
+def choose_snapshotter(mounts: Iterable[Mount], folder: Path) -> str:
+    """Choose how containerd stacks layers: overlays do not lie on overlays, as in a container, and copies do everywhere."""
+    holding = [mount for mount in mounts if folder.is_relative_to(mount.point)]
+    # Of mounts on the same point the last one shows.
+    kind = max(enumerate(holding), key=lambda item: (len(item[1].point.parts), item[0]))[1].kind
+    return "native" if "overlay" in kind else "overlayfs"
+
+
 def unmount_under(folder: Path) -> None:
     """Unmount everything under a folder; what is busy goes when its last user does."""
     points = [str(point) for point in mounts_under(read_mounts(), folder)]
