@@ -12,6 +12,7 @@ from e2e.cluster.tools import PAUSE_REFERENCE, Toolbox
 
 # Addresses of the cluster's own, put on the loopback device: the API server may not advertise 127.0.0.1, and kubelets that each have
 # an address can all keep the usual ports.
+ADDRESS_RANGE = "10.231.0.0/24"
 API_ADDRESS = "10.231.0.1"
 API_PORT = 6443
 DNS_PORT = 53

@@ -30,7 +30,7 @@ from e2e.cluster.progress import say, step, wait_until
 from e2e.cluster.state import State, StateFile
 from e2e.cluster.tools import Toolbox, build_toolbox, find_cni, install_packages, missing_packages
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _SHIM_SOCKET = re.compile(r"unix://(/run/containerd/s/[0-9a-f]+)")
 _UNREACHABLE_METRIC = "4096"
 
@@ -47,10 +47,6 @@ class LocalCluster(Cluster):
         super().__init__(folder)
         self._state = StateFile(folder / "state.json")
         self._local_nodes = layout.local_nodes(folder)
-        # Where somebody became root without root's environment, these folders are not on PATH.
-        found = os.environ.get("PATH", "").split(":")
-        self._path = ":".join([*found, *(place for place in _SYSTEM_PATH.split(":") if place not in found)])
-        os.environ["PATH"] = self._path
 
     @property
     def _tools(self) -> Toolbox:
@@ -285,7 +281,7 @@ class LocalCluster(Cluster):
             return False
         containerd = shutil.which("containerd") or "containerd"
         argv = layout.command(name, folder=self.folder, tools=self._tools, containerd=containerd)
-        environment = {"PATH": self._path, "HOME": str(self.folder)}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
         self._state.record(
             name,
             processes.start(argv, log=self.folder / "log" / f"{name}.log", environment=environment, cwd=self.folder),
@@ -402,6 +398,15 @@ class LocalCluster(Cluster):
         with lock.open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield
+
+
+def extend_environment() -> None:
+    """Let this process and those that it starts find the system's programs, and reach the cluster past any proxy."""
+    ranges = (layout.ADDRESS_RANGE, layout.SERVICE_RANGE, layout.POD_RANGE)
+    # Where somebody became root without root's environment, the system's folders are not on PATH.
+    for name, separator, wanted in (("PATH", ":", _SYSTEM_PATH), ("NO_PROXY", ",", ranges), ("no_proxy", ",", ranges)):
+        found = [word for word in os.environ.get(name, "").split(separator) if word]
+        os.environ[name] = separator.join([*found, *(word for word in wanted if word not in found)])
 
 
 def _ctr(node: LocalNode, *arguments: str) -> str:

@@ -1,10 +1,12 @@
 """The command line says one clear sentence and fails."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from e2e.cluster.__main__ import build_parser, main
+from e2e.cluster.local import extend_environment
 
 
 def test_an_error_is_one_sentence_and_exit_code_one(
@@ -70,3 +72,17 @@ def test_a_provider_says_what_it_lacks(
 
     assert main(arguments) == 1
     assert words in capsys.readouterr().err
+
+
+def test_local_keeps_what_the_user_had_in_front_and_adds_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/mine:/usr/bin")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setenv("no_proxy", "")
+
+    extend_environment()
+    once = dict(os.environ)
+    extend_environment()
+
+    assert os.environ["PATH"].startswith("/mine:/usr/bin:/usr/local/sbin")
+    assert os.environ["NO_PROXY"].startswith("example.org,10.231.0.0/24")
+    assert dict(os.environ) == once
