@@ -180,7 +180,10 @@ def naming_commands(images: Sequence[Image]) -> list[list[str]]:
 
 def run(argv: Sequence[str]) -> str:
     """Run a program and return what it printed; its own words are the error."""
-    answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ClusterError(f"{argv[0]} is not on PATH: install it.") from error
     if answer.returncode:
         said = (answer.stderr or answer.stdout).strip()
         raise ClusterError(f"`{shlex.join(argv[:4])} …` failed with exit code {answer.returncode}: {said[-800:]}")

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, has_all, naming_commands, parse_present, run
-from e2e.cluster.model import NAME, NODES, Node, Provider
+from e2e.cluster.model import NAME, NODES, ClusterError, Node, Provider
 from e2e.cluster.nodes import settle
 from e2e.cluster.progress import step
 from e2e.cluster.tools import Toolbox, find_clients
@@ -97,6 +97,10 @@ class KindCluster(Cluster):
 
     @override
     def up(self) -> None:
+        if not is_available():
+            raise ClusterError(
+                "The provider kind needs `kind` on PATH and a Docker daemon that answers: install and start them."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.exists():
             with step("kind create cluster"):
