@@ -63,7 +63,7 @@ async def test_refuses_a_wrong_field_by_its_path(kube: Kube, namespace: str, spe
 
 @pytest.mark.parametrize("name", ["8-billion", "a" * 41, "llama.8b"])
 async def test_refuses_a_name_that_no_service_may_have(kube: Kube, namespace: str, name: str) -> None:
-    with pytest.raises(Refused, match="metadata.name must be at most 40"):
+    with pytest.raises(Refused, match=r"metadata\.name must be at most 40"):
         await kube.apply(manifest(name=name, namespace=namespace))
 
 
