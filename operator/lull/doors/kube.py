@@ -279,16 +279,20 @@ async def reflect(
     namespace: str | None = None,
     labels: str = "",
     on_synced: Callable[[], None] | None = None,
+    on_alive: Callable[[], None] | None = None,
 ) -> None:
     """List, then watch, for ever; after a gap report what changed meanwhile, deletions included.
 
     `on_change` gets one event per object and change. Failures of the API server, of any length, are waited
-    out: what was last known stays valid to the caller.
+    out: what was last known stays valid to the caller. `on_alive` is called with every frame and every try, so
+    that a watch that hangs can be told from an API server that is gone.
     """
     known: dict[tuple[str, str], Manifest] = {}
     version = ""
     failures = 0
+    alive = on_alive or _ignore
     while True:
+        alive()
         try:
             if not version:
                 listing = await kube.list(resource, namespace=namespace, labels=labels)
@@ -300,6 +304,7 @@ async def reflect(
                     on_synced()
             async for event in kube.watch(resource, resource_version=version, namespace=namespace, labels=labels):
                 failures = 0
+                alive()
                 version = event.object["metadata"]["resourceVersion"]
                 if event.type == "BOOKMARK":
                     continue
@@ -320,6 +325,10 @@ def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
     """Seconds to wait after so many failures in a row: doubling, capped, spread by half."""
     capped: float = min(most, first * 2.0 ** min(failures - 1, 16))
     return capped * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
+
+
+def _ignore() -> None:
+    return None
 
 
 async def _report(on_change: Callable[[WatchEvent], Awaitable[None] | None], event: WatchEvent) -> None:

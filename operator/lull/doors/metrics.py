@@ -55,3 +55,10 @@ POLLS: Final = Counter("lull_demand_polls_total", "Polls of gateways by result: 
 def render() -> bytes:
     """The exposition text of this process."""
     return generate_latest(REGISTRY)
+
+
+def forget(namespace: str, name: str) -> None:
+    """Drop the series of an LLMDeployment that is gone."""
+    for series in (DESIRED_REPLICAS, READY_REPLICAS):
+        series.remove_by_labels({"namespace": namespace, "name": name})
+    DEMAND.remove_by_labels({"namespace": namespace, "name": name})
