@@ -70,9 +70,7 @@ class Collector:
             )
         )
 
-    async def discover(
-        self, kube: Kube, *, namespace: str, service: str, on_alive: Callable[[str], None]
-    ) -> None:
+    async def discover(self, kube: Kube, *, namespace: str, service: str, on_alive: Callable[[str], None]) -> None:
         """Follow the EndpointSlices of the gateways' Service, for ever."""
 
         def on_change(event: WatchEvent) -> None:

@@ -43,7 +43,7 @@ _EXPECT_SECONDS: Final = 5.0
 class _Written:
     """A replica count that we wrote and have not yet seen come back."""
 
-    workload: str
+    uid: str
     replicas: int
     at: float
 
@@ -107,6 +107,7 @@ class Autoscaler:
         now = clock.monotonic()
         known = self._recall(deployment)
         demand = self._collector.sum_demand(key, now)
+        known = replace(known, written=_expect(known.written, workload, now))
         counts = _count(workload, self._store.list_pods(key), known.written, now)
         decision = decide(build_policy(deployment.spec), demand, counts, history=known.history, now=now)
         # Owned by us even where the number is right already: then the reconciler's applies leave it alone.
@@ -119,7 +120,7 @@ class Autoscaler:
                 if error.status == 404:
                     return self._timing.tick
                 raise
-            known = replace(known, written=_Written(workload["metadata"]["name"], decision.replicas, now))
+            known = replace(known, written=_Written(workload["metadata"]["uid"], decision.replicas, now))
         self._conclude(deployment, known, decision, counts, demand, now)
         return self._timing.tick
 
@@ -205,11 +206,17 @@ def _find_workload(deployment: LLMDeployment, workloads: tuple[Manifest, ...]) -
     return next((one for one in workloads if one["metadata"]["name"] == name), None)
 
 
+def _expect(written: _Written | None, workload: Manifest, now: float) -> _Written | None:
+    """What we wrote, until the watch shows it or should have; from then on what is there counts."""
+    if written is None or written.uid != workload["metadata"]["uid"] or now - written.at > _EXPECT_SECONDS:
+        return None
+    is_seen = is_scaled(workload) and workload["spec"].get("replicas", 1) == written.replicas
+    return None if is_seen else written
+
+
 def _count(workload: Manifest, pods: tuple[Manifest, ...], written: _Written | None, now: float) -> ReplicaCounts:
-    """Replicas of one workload; what we wrote a moment ago counts before the watch shows it."""
-    asked = workload["spec"].get("replicas", 1)
-    if written is not None and written.workload == workload["metadata"]["name"] and now - written.at < _EXPECT_SECONDS:
-        asked = written.replicas
+    """Replicas of one workload."""
+    asked = workload["spec"].get("replicas", 1) if written is None else written.replicas
     selector = workload["spec"]["selector"]["matchLabels"].items()
     mine = [pod for pod in pods if selector <= pod["metadata"].get("labels", {}).items()]
     existing = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]

@@ -22,6 +22,14 @@ def version() -> None:
     print(__version__)
 
 
+@app.command()
+def operator() -> None:
+    """Run the operator, as its Deployment in the cluster does."""
+    from lull.cli import operator as command
+
+    command.main()
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()

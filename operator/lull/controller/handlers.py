@@ -17,7 +17,7 @@ from lull.doors.kube import DEPLOYMENTS, NETWORK_POLICIES, POD_DISRUPTION_BUDGET
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from lull.doors.kube import Resource
 
@@ -61,15 +61,15 @@ def build_registry(enqueue: Callable[[Key], None]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401  Kopf's own shape
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    async def enqueue_deployment(namespace: str, name: str, **_: object) -> None:
-        enqueue(Key(namespace, name))
+    async def enqueue_deployment(*, namespace: str | None, name: str, **_: Any) -> None:  # noqa: ANN401
+        enqueue(Key(namespace or "", name))
 
-    async def enqueue_owner(namespace: str, labels: dict[str, str], **_: object) -> None:
-        enqueue(Key(namespace, labels[names.LABEL_DEPLOYMENT]))
+    async def enqueue_owner(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:  # noqa: ANN401
+        enqueue(Key(namespace or "", labels[names.LABEL_DEPLOYMENT]))
 
     for resource in _OWNED:
         watch = kopf.on.event(*_selector(resource), labels={names.LABEL_DEPLOYMENT: kopf.PRESENT}, registry=registry)

@@ -25,7 +25,9 @@ async def observe(kube: Kube, deployment: LLMDeployment) -> Observed:
     )
     return Observed(
         workloads=tuple(workload for workload in workloads if _is_owned(workload, deployment)),
-        pods=tuple(pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE),
+        pods=tuple(
+            pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
+        ),
         others=tuple(other for other in (*services, *policies, *budgets) if _is_owned(other, deployment)),
     )
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from lull.api.llmdeployment import Key
 
+    Work = Callable[[Key], Awaitable[float | None]]
+
 log = structlog.get_logger(__name__)
 
 _BEAT_SECONDS: Final = 30.0
@@ -30,9 +32,8 @@ class KeyedQueue:
     on is worked on once more afterwards.
     """
 
-    def __init__(self, name: str, work: Callable[[Key], Awaitable[float | None]]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._work = work
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: dict[Key, float] = {}
         self._running: set[Key] = set()
@@ -50,17 +51,17 @@ class KeyedQueue:
             self._ready.put_nowait(key)
             metrics.WORKQUEUE_DEPTH.labels(self._name).set(len(self._waiting))
 
-    async def run(self, *, workers: int, on_alive: Callable[[str], None]) -> None:
+    async def run(self, work: Work, *, workers: int, on_alive: Callable[[str], None]) -> None:
         """Work for ever."""
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(workers):
-                    group.create_task(self._run_worker(f"{self._name} worker {number}", on_alive))
+                    group.create_task(self._run_worker(work, f"{self._name} worker {number}", on_alive))
         finally:
             for key in tuple(self._timers):
                 self._cancel_timer(key)
 
-    async def _run_worker(self, worker: str, on_alive: Callable[[str], None]) -> None:
+    async def _run_worker(self, work: Work, worker: str, on_alive: Callable[[str], None]) -> None:
         while True:
             on_alive(worker)
             try:
@@ -68,15 +69,15 @@ class KeyedQueue:
                     key = await self._ready.get()
             except TimeoutError:
                 continue
-            await self._run_one(key)
+            await self._run_one(work, key)
 
-    async def _run_one(self, key: Key) -> None:
+    async def _run_one(self, work: Work, key: Key) -> None:
         began = clock.monotonic()
         metrics.WORKQUEUE_SECONDS.labels(self._name).observe(began - self._waiting.pop(key))
         metrics.WORKQUEUE_DEPTH.labels(self._name).set(len(self._waiting))
         self._running.add(key)
         try:
-            delay = await self._attempt(key)
+            delay = await self._attempt(work, key)
         finally:
             self._running.discard(key)
             metrics.WORK_SECONDS.labels(self._name).observe(clock.monotonic() - began)
@@ -86,16 +87,17 @@ class KeyedQueue:
         elif delay is not None:
             self._timers[key] = asyncio.get_running_loop().call_later(delay, self._add_due, key)
 
-    async def _attempt(self, key: Key) -> float | None:
+    async def _attempt(self, work: Work, key: Key) -> float | None:
         """Work on the key once; the seconds after which it is due again."""
         try:
-            delay = await self._work(key)
+            delay = await work(key)
         except (Transient, Refused) as error:
             failures = self._count_failure(key)
             delay = backoff(failures, most=_TRANSIENT_MOST)
             metrics.WORK.labels(self._name, "transient").inc()
             log.warning("will retry", queue=self._name, key=str(key), error=str(error), after=round(delay, 1))
-        except Exception:  # noqa: BLE001  the supervised loop: a bug in one object must not stop the others
+        except Exception:
+            # The supervised loop: a bug that one object meets must not stop the others.
             delay = backoff(self._count_failure(key), first=_BUG_FIRST, most=_BUG_MOST)
             metrics.WORK.labels(self._name, "bug").inc()
             log.exception("bug", queue=self._name, key=str(key), after=round(delay, 1))

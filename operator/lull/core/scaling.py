@@ -121,9 +121,7 @@ def _carry(policy: Policy, demand: Demand) -> int:
 
 
 def _for_queue(policy: Policy, demand: Demand) -> int:
-    return ceil(
-        (demand.held + demand.waiting + demand.in_flight) / (policy.target_queue + policy.target_in_flight)
-    )
+    return ceil((demand.held + demand.waiting + demand.in_flight) / (policy.target_queue + policy.target_in_flight))
 
 
 def _for_in_flight(policy: Policy, demand: Demand) -> int:
@@ -160,32 +158,39 @@ def _follow(
     idle: bool,
 ) -> tuple[int, ScalingReason]:
     """The recommendation, held back where time, loading replicas or a missing signal say so."""
-    asked = replicas.asked
-    within = _bound(policy, asked)
-    if recommended > asked:
-        if asked == 0 and within == 0:
-            # Waking is never held back: somebody waits for it. How far up is.
-            return max(1, history.troughs[0].replicas), ScalingReason.ACTIVATED
-        steady = max(within, history.troughs[0].replicas)
-        if steady == asked:
-            return asked, ScalingReason.STABILIZING
-        return steady, _reason_up(policy, demand, steady)
-    if within < asked:
+    within = _bound(policy, replicas.asked)
+    if recommended > replicas.asked:
+        return _rise(policy, demand, replicas.asked, history)
+    if within < replicas.asked:
         return within, ScalingReason.AT_MAXIMUM
-    if recommended == asked:
-        return asked, _reason_steady(policy, demand, asked)
-    if replicas.loading:
-        # A cold start costs minutes and its requests wait for it; Kubernetes would delete these replicas first.
-        return asked, ScalingReason.LOADING
-    if not demand.complete:
-        return asked, ScalingReason.SIGNAL_MISSING
+    if recommended == replicas.asked:
+        return recommended, _reason_steady(policy, demand, recommended)
+    why_not = _find_obstacle(demand, replicas)
+    if why_not is not None:
+        return replicas.asked, why_not
     if idle:
         # Nobody asked for all of idle_after: that is a window of its own.
         return recommended, ScalingReason.IDLE
-    steady = min(asked, history.peaks[0].replicas)
-    if steady == asked:
-        return asked, ScalingReason.STABILIZING
-    return steady, ScalingReason.LOAD_BELOW_TARGET
+    steady = min(replicas.asked, history.peaks[0].replicas)
+    return steady, ScalingReason.STABILIZING if steady == replicas.asked else ScalingReason.LOAD_BELOW_TARGET
+
+
+def _rise(policy: Policy, demand: Demand, asked: int, history: History) -> tuple[int, ScalingReason]:
+    within = _bound(policy, asked)
+    steady = history.troughs[0].replicas
+    if within == 0:
+        # Waking is never held back: somebody waits for it. How far up is.
+        return max(1, steady), ScalingReason.ACTIVATED
+    chosen = max(within, steady)
+    return chosen, ScalingReason.STABILIZING if chosen == asked else _reason_up(policy, demand, chosen)
+
+
+def _find_obstacle(demand: Demand, replicas: ReplicaCounts) -> ScalingReason | None:
+    """Why fewer replicas are out of the question now, whatever the load."""
+    if replicas.loading:
+        # A cold start costs minutes and its requests wait for it; Kubernetes would delete these replicas first.
+        return ScalingReason.LOADING
+    return None if demand.complete else ScalingReason.SIGNAL_MISSING
 
 
 def _reason_up(policy: Policy, demand: Demand, chosen: int) -> ScalingReason:

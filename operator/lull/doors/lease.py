@@ -146,8 +146,7 @@ class Lease:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": (held or {}).get("metadata")
-            or {"namespace": self._name.namespace, "name": self._name.name},
+            "metadata": (held or {}).get("metadata") or {"namespace": self._name.namespace, "name": self._name.name},
             "spec": {
                 "holderIdentity": self._name.holder,
                 "leaseDurationSeconds": round(self._name.seconds),

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, His
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-# Operator: work queues. The label `queue` is "controller" or "autoscaler".
+# Of the operator's work queues; the label `queue` is "controller" or "autoscaler".
 
 WORKQUEUE_DEPTH: Final = Gauge("lull_workqueue_depth", "Keys that wait for a worker.", ["queue"])
 WORKQUEUE_SECONDS: Final = Histogram(
@@ -32,10 +32,12 @@ WORK: Final = Counter(
 APPLIED: Final = Counter("lull_applied_total", "Children written, by kind.", ["kind"])
 DELETED: Final = Counter("lull_deleted_total", "Children deleted, by kind.", ["kind"])
 STATUS_WRITTEN: Final = Counter("lull_status_written_total", "Writes of the status of LLMDeployments.")
-EVENTS_POSTED: Final = Counter("lull_events_posted_total", "Kubernetes Events by result: ok, dropped or failed.", ["result"])
+EVENTS_POSTED: Final = Counter(
+    "lull_events_posted_total", "Kubernetes Events by result: ok, dropped or failed.", ["result"]
+)
 LEADING: Final = Gauge("lull_leading", "Whether this process holds the Lease.")
 
-# Operator: scaling
+# Of the operator's scaling.
 
 DESIRED_REPLICAS: Final = Gauge(
     "lull_desired_replicas", "Replicas that the last decision asked for.", ["namespace", "name"]

@@ -7,6 +7,7 @@ must not be, reads the API server instead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
@@ -93,11 +94,9 @@ class Store:
         key = Key(metadata["namespace"], metadata["name"])
         self._deployments.pop(key, None)
         if event.type != "DELETED":
-            try:
+            # Of one that cannot be read the reconcile says so in status; until then nothing is decided for it.
+            with contextlib.suppress(InvalidSpec):
                 self._deployments[key] = parse_llmdeployment(event.object)
-            except InvalidSpec:
-                # The reconcile says so in status; until it is mended nothing is decided for it.
-                pass
         self._tell(key)
 
     def _take_child(self, event: WatchEvent) -> None:
