@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from lull import __version__
@@ -28,6 +31,25 @@ def operator() -> None:
     from lull.cli import operator as command
 
     command.main()
+
+
+@app.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition."""
+    from lull.cli.crd import render_crd
+
+    print(render_crd(), end="")
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="Manifest with LLMDeployments; - reads standard input.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="For objects that name none.")] = "default",
+) -> None:
+    """Print what the operator would apply for an LLMDeployment, without a cluster."""
+    from lull.cli.render import render_file
+
+    print(render_file(file, namespace=namespace), end="")
 
 
 def main() -> None:

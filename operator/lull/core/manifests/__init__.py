@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,9 @@ def build(deployment: LLMDeployment, settings: BuildSettings) -> tuple[Manifest,
     Deployments come without `spec.replicas`: that field is the autoscaler's, and `plan` sees to its birth.
     InvalidSpec where the spec cannot work as written.
     """
+    name = deployment.key.name
+    if len(name) > names.NAME_LIMIT or re.match(names.NAME_PATTERN, name) is None:
+        raise InvalidSpec(names.NAME_RULE)
     return (
         _build_network_policy(deployment, settings),
         _build_service(deployment),
