@@ -25,12 +25,12 @@ def version() -> None:
     print(__version__)
 
 
-@app.command()
-def operator() -> None:
+@app.command("operator")
+def run_operator() -> None:
     """Run the operator, as its Deployment in the cluster does."""
-    from lull.cli import operator as command
+    from lull.cli.operator import main
 
-    command.main()
+    main()
 
 
 @app.command()

@@ -23,25 +23,25 @@ Identity = tuple[str, str]
 
 
 class Executor:
-    """Remembers what it applied to which version of each child."""
+    """Remembers what it applied, and what each child looked like afterwards.
+
+    A child's resource version would not do: it moves with every change of status, which is none of ours.
+    """
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
         self._applied: dict[Key, dict[Identity, tuple[str, str]]] = {}
 
     async def execute(self, key: Key, plan: Plan, observed: Observed) -> None:
-        versions = {
-            _identity(child): child["metadata"]["resourceVersion"] for child in (*observed.workloads, *observed.others)
-        }
+        looks = {_identity(child): _look(child) for child in (*observed.workloads, *observed.others)}
         applied = self._applied.setdefault(key, {})
         for manifest in plan.apply:
             identity, digest = _identity(manifest), _digest(manifest)
-            if identity in versions and applied.get(identity) == (versions[identity], digest):
+            if identity in looks and applied.get(identity) == (looks[identity], digest):
                 continue
-            answer = await self._kube.apply(manifest)
-            version = answer["metadata"]["resourceVersion"]
-            applied[identity] = (version, digest)
-            if version != versions.get(identity):
+            look = _look(await self._kube.apply(manifest))
+            applied[identity] = (look, digest)
+            if look != looks.get(identity):
                 metrics.APPLIED.labels(manifest["kind"]).inc()
                 log.info("applied", key=str(key), kind=identity[0], name=identity[1])
         for manifest in plan.delete:
@@ -60,6 +60,14 @@ class Executor:
 
 def _identity(manifest: Manifest) -> Identity:
     return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _look(child: Manifest) -> str:
+    """Digest of what an apply could change, or somebody could have changed since."""
+    metadata = child["metadata"]
+    spec = {field: value for field, value in child.get("spec", {}).items() if field != "replicas"}
+    kept = [metadata.get("uid"), metadata.get("labels"), metadata.get("annotations"), metadata.get("ownerReferences")]
+    return _digest({"metadata": kept, "spec": spec})
 
 
 def _digest(manifest: Manifest) -> str:
