@@ -47,10 +47,10 @@ class FakeGateway:
         if self.status != 200:
             return web.Response(status=self.status)
         if "after" in request.query:
-            after, boot = int(request.query["after"]), self.boot
+            after = int(request.query["after"])
             try:
                 async with asyncio.timeout(float(request.query["wait"])), self._news:
-                    await self._news.wait_for(lambda: self.sequence > after or self.boot != boot)
+                    await self._news.wait_for(lambda: self.sequence != after)
             except TimeoutError:
                 pass
         return web.json_response(

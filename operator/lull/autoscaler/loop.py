@@ -56,6 +56,8 @@ class _Known:
     decisions: tuple[DecisionRecord, ...]
     history: History | None = None
     desired: int | None = None
+    workload: str = ""
+    """uid of the workload that `desired` is about."""
     written: _Written | None = None
     view: tuple[Reason, str] | None = None
     """Reason and message of the condition ScalingActive."""
@@ -108,10 +110,15 @@ class Autoscaler:
         known = self._recall(deployment)
         demand = self._collector.sum_demand(key, now)
         known = replace(known, written=_expect(known.written, workload, now))
-        counts = _count(workload, self._store.list_pods(key), known.written, now)
+        # What we decided counts, not what somebody else made of it since: that is only set right.
+        is_ours = known.workload == workload["metadata"]["uid"]
+        asked = known.desired if is_ours and known.desired is not None else _asked(workload)
+        counts = _count(workload, self._store.list_pods(key), asked=asked, now=now)
         decision = decide(build_policy(deployment.spec), demand, counts, history=known.history, now=now)
         # Owned by us even where the number is right already: then the reconciler's applies leave it alone.
-        if decision.replicas != counts.asked or not (is_scaled(workload) or known.written):
+        is_right = is_scaled(workload) and _asked(workload) == decision.replicas
+        is_written = known.written is not None and known.written.replicas == decision.replicas
+        if not is_right and not is_written:
             try:
                 await self._kube.scale(
                     DEPLOYMENTS, key.namespace, workload["metadata"]["name"], replicas=decision.replicas
@@ -121,6 +128,7 @@ class Autoscaler:
                     return self._timing.tick
                 raise
             known = replace(known, written=_Written(workload["metadata"]["uid"], decision.replicas, now))
+        known = replace(known, workload=workload["metadata"]["uid"])
         self._conclude(deployment, known, decision, counts, demand, now)
         return self._timing.tick
 
@@ -210,13 +218,17 @@ def _expect(written: _Written | None, workload: Manifest, now: float) -> _Writte
     """What we wrote, until the watch shows it or should have; from then on what is there counts."""
     if written is None or written.uid != workload["metadata"]["uid"] or now - written.at > _EXPECT_SECONDS:
         return None
-    is_seen = is_scaled(workload) and workload["spec"].get("replicas", 1) == written.replicas
+    is_seen = is_scaled(workload) and _asked(workload) == written.replicas
     return None if is_seen else written
 
 
-def _count(workload: Manifest, pods: tuple[Manifest, ...], written: _Written | None, now: float) -> ReplicaCounts:
+def _asked(workload: Manifest) -> int:
+    replicas: int = workload["spec"].get("replicas", 1)
+    return replicas
+
+
+def _count(workload: Manifest, pods: tuple[Manifest, ...], *, asked: int, now: float) -> ReplicaCounts:
     """Replicas of one workload."""
-    asked = workload["spec"].get("replicas", 1) if written is None else written.replicas
     selector = workload["spec"]["selector"]["matchLabels"].items()
     mine = [pod for pod in pods if selector <= pod["metadata"].get("labels", {}).items()]
     existing = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
