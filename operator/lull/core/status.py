@@ -243,12 +243,12 @@ def _judge(
     workloads = _judge_workloads(deployment, counts, found)
     ready = _judge_ready(deployment, counts, spec_valid, workloads)
     stuck = spec_valid if spec_valid.status == "False" else _find_stuck(workloads, found, now)
-    if stuck is not None:
-        reconciling = _Verdict(ConditionType.RECONCILING, "False", stuck.reason, "Waiting does not help.")
-        stalled = _Verdict(ConditionType.STALLED, "True", stuck.reason, stuck.message)
-    elif deployment.deleting:
+    if deployment.deleting:
         reconciling = _Verdict(ConditionType.RECONCILING, "True", Reason.DELETING, "It is being deleted.")
         stalled = _Verdict(ConditionType.STALLED, "False", Reason.SETTLED, "")
+    elif stuck is not None:
+        reconciling = _Verdict(ConditionType.RECONCILING, "False", stuck.reason, "Waiting does not help.")
+        stalled = _Verdict(ConditionType.STALLED, "True", stuck.reason, stuck.message)
     else:
         moving = workloads.status == "False" or workloads.reason in {Reason.SCALING_DOWN, Reason.ROLLING_OUT}
         reconciling = (
@@ -278,7 +278,7 @@ def _judge_workloads(deployment: LLMDeployment, counts: _Counts, found: tuple[Tr
         return _Verdict(kind, "False", trouble.reason, _advise(detail, trouble.reason, name=deployment.key.name))
     if not counts.created:
         return _Verdict(kind, "False", Reason.STARTING, "Its Deployment is being created.")
-    tally = f"{_of(counts.ready, counts.desired)} ready."
+    tally = f"{_of(counts.ready, counts.desired)} ready." if counts.desired else "No replica is asked for."
     leaving = counts.leaving + max(counts.existing - counts.desired, 0)
     if counts.ready < counts.desired:
         return _Verdict(kind, "False", Reason.STARTING, tally)
@@ -287,7 +287,7 @@ def _judge_workloads(deployment: LLMDeployment, counts: _Counts, found: tuple[Tr
     elif leaving:
         reason, message = Reason.SCALING_DOWN, f"{tally} {leaving} finishing and going."
     elif counts.desired == 0:
-        reason, message = Reason.SCALED_TO_ZERO, "No replica runs, and none is asked for."
+        reason, message = Reason.SCALED_TO_ZERO, "No replica runs, as none is asked for."
     else:
         reason, message = Reason.SERVING, tally
     return _Verdict(kind, "True", reason, message)
@@ -299,11 +299,11 @@ def _judge_ready(deployment: LLMDeployment, counts: _Counts, spec_valid: _Verdic
     if deployment.deleting:
         return _Verdict(kind, "False", Reason.DELETING, "It is being deleted.")
     if spec_valid.status == "False":
-        still = f" Meanwhile {_replicas(counts.ready)} of the last valid spec keep serving." if counts.ready else ""
+        still = f" Meanwhile the last valid spec is served by {_replicas(counts.ready)}." if counts.ready else ""
         return _Verdict(kind, "False", spec_valid.reason, spec_valid.message + still)
     if counts.ready:
         reason = Reason.SERVING if counts.desired else Reason.SCALING_DOWN
-        tally = f"{_of(counts.ready, counts.desired)} ready." if counts.desired else ""
+        tally = f"{_of(counts.ready, counts.desired)} ready." if counts.desired else "No replica is asked for."
         more = workloads.message if workloads.reason not in {Reason.SERVING, Reason.STARTING} else ""
         return _Verdict(kind, "True", reason, more if more.startswith(tally) else f"{tally} {more}".strip())
     if counts.desired == 0 and counts.created:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from lull.api.reasons import Reason
 from lull.api.timestamps import parse_timestamp
-from lull.core.manifests.pods import CONTAINER_FETCH, STARTUP_SECONDS
+from lull.core.manifests.arguments import STARTUP_SECONDS
+from lull.core.manifests.pods import CONTAINER_FETCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,9 @@ def _container_troubles(container: Manifest) -> Iterator[Trouble]:
             yield Trouble(_FETCH_EXITS.get(code, Reason.FETCH_FAILED), last_words or f"exit code {code}")
         return
     if ended.get("reason") == "OOMKilled":
-        yield Trouble(Reason.ENGINE_OUT_OF_MEMORY, f"killed for memory{_said(last_words)}")
+        yield Trouble(Reason.ENGINE_OUT_OF_MEMORY, f"killed for using more memory than it may{_said(last_words)}")
+    elif "out of memory" in last_words.lower():
+        yield Trouble(Reason.ENGINE_OUT_OF_MEMORY, last_words)
     elif not container.get("started") and _ran(ended) >= STARTUP_SECONDS - _STARTUP_SLACK:
         yield Trouble(Reason.COLD_START_TIMED_OUT, f"not healthy within {STARTUP_SECONDS // 60} minutes of its start")
     else:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lull.core.manifests.sources import Source
 
 HOME: Final = "/home/vllm"
+STARTUP_SECONDS: Final = 3600
+"""Longest time from the engine's start to its first healthy answer; then the kubelet restarts it."""
 
 _OURS: Final = "Lull sets it itself"
 _GPUS: Final = "a replica is one pod here; use spec.parallelism.tensor"
@@ -70,6 +72,8 @@ OWNED_VARIABLES: Final = {
     "HF_ENDPOINT": "the hub is a setting of the operator (hubEndpoint in the chart)",
     "HF_TOKEN": "use spec.model.secretName",
     "HUGGING_FACE_HUB_TOKEN": "use spec.model.secretName",
+    "USER": _OURS,
+    "VLLM_ENGINE_READY_TIMEOUT_S": _OURS,
     "VLLM_API_KEY": "the gateway is the door to the engine, and only it reaches the port",
     "VLLM_CACHE_ROOT": _OURS,
     "VLLM_HOST_IP": _OURS,
@@ -113,11 +117,15 @@ def build_environment(engine: EngineSpec) -> list[Manifest]:
     _check_environment(engine)
     return [
         {"name": "HOME", "value": HOME},
+        # torch names a cache after its user, and the image may not know user 2000.
+        {"name": "USER", "value": "vllm"},
         {"name": "HF_HOME", "value": f"{HOME}/huggingface"},
         # Weights are in the pod before the engine starts: a hub that is down must not matter to it.
         {"name": "HF_HUB_OFFLINE", "value": "1"},
         {"name": "VLLM_CACHE_ROOT", "value": f"{HOME}/vllm"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+        # vLLM would give up on its own engine core after ten minutes; the startup probe is the one limit.
+        {"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": str(STARTUP_SECONDS)},
         {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *({"name": variable.name, "value": variable.value} for variable in engine.env),
     ]
