@@ -25,6 +25,14 @@ def version() -> None:
     print(__version__)
 
 
+@app.command("operator")
+def run_operator() -> None:
+    """Run the operator, as its Deployment in the cluster does."""
+    from lull.cli.operator import main
+
+    main()
+
+
 @app.command()
 def crd() -> None:
     """Print the CustomResourceDefinition."""
