@@ -22,6 +22,14 @@ def version() -> None:
     print(__version__)
 
 
+@app.command("gateway")
+def run_gateway() -> None:
+    """Run the OpenAI-compatible door in front of the engines (configured by LULL_* variables)."""
+    from lull.cli.gateway import run
+
+    run()
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()
