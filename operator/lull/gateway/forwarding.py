@@ -98,7 +98,7 @@ async def forward(gateway: Gateway, exchange: Exchange) -> None:
     except TimeoutError:
         detail = "pod deleted" if attempt.is_lost else "time-out"
         if exchange.reply.begun_at is not None:
-            await _break_off(exchange, detail, torn=True)
+            await _break_off(exchange, detail)
         elif attempt.is_lost:
             raise TryAgain(Failure.BROKEN, detail) from None
         else:
@@ -161,7 +161,7 @@ async def _relay_whole(
     except aiohttp.ClientError as error:
         if exchange.reply.begun_at is None:
             raise TryAgain(Failure.BROKEN, str(error)) from error
-        await _break_off(exchange, str(error), torn=True)
+        await _break_off(exchange, str(error))
 
 
 async def _relay_stream(
@@ -175,10 +175,10 @@ async def _relay_stream(
         try:
             chunk = await _read(gateway, exchange, response.content)
         except aiohttp.ClientError as error:
-            await _fail_stream(exchange, reader, str(error))
+            await _fail_stream(exchange, str(error))
             return
         if not chunk:
-            await _fail_stream(exchange, reader, "the stream ended early")
+            await _fail_stream(exchange, "the stream ended early")
             return
         passage = reader.read(chunk)
         if not passage.whole:
@@ -192,9 +192,9 @@ async def _relay_stream(
             routing.record_success(exchange.candidate)
             exchange.stage = Stage.STREAMING
             await reply.begin(response.status, _response_headers(response))
-            await reply.write(kept + passage.whole)
+            await reply.write(kept + passage.whole, torn=reader.torn)
         else:
-            await reply.write(passage.whole)
+            await reply.write(passage.whole, torn=reader.torn)
         attempt.extend(gateway.settings.idle_seconds)
         if passage.done or passage.error is not None:
             await _end_stream(exchange, response, passage)
@@ -228,13 +228,13 @@ async def _end_stream(exchange: Exchange, response: aiohttp.ClientResponse, pass
         return
 
 
-async def _fail_stream(exchange: Exchange, reader: EventReader, detail: str) -> None:
+async def _fail_stream(exchange: Exchange, detail: str) -> None:
     if exchange.reply.begun_at is None:
         raise TryAgain(Failure.BROKEN, detail)
-    await _break_off(exchange, detail, torn=reader.torn)
+    await _break_off(exchange, detail)
 
 
-async def _break_off(exchange: Exchange, detail: str, *, torn: bool) -> None:
+async def _break_off(exchange: Exchange, detail: str) -> None:
     exchange.error = detail
     refusal = Refusal(
         502,
@@ -242,7 +242,7 @@ async def _break_off(exchange: Exchange, detail: str, *, torn: bool) -> None:
         kind="server_error",
         code="engine_failed",
     )
-    await exchange.reply.refuse(refusal, torn=torn)
+    await exchange.reply.refuse(refusal)
 
 
 def _raise_for_status(status: int) -> None:

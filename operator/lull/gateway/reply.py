@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lull.wire.openai import Refusal
 
 EVENT_STREAM: Final = "text/event-stream"
+LAST_WORD_SECONDS: Final = 5.0
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -34,6 +36,7 @@ class Reply:
         self._headers = {"x-request-id": request_id}
         self._response: web.StreamResponse | None = None
         self._is_event_stream = False
+        self._is_torn = False
         self.status = 0
         """What the client was told, or what it would have been told had its stream not begun."""
         self.begun_at: float | None = None
@@ -77,7 +80,9 @@ class Reply:
             self._is_event_stream = headers.get("Content-Type", "").startswith(EVENT_STREAM)
             await self._open(status, headers)
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes, *, torn: bool = False) -> None:
+        """Send more of a stream; torn says that it ends inside an event."""
+        self._is_torn = torn
         await self._write(chunk)
 
     async def end(self) -> None:
@@ -87,22 +92,27 @@ class Reply:
         except ConnectionError as error:
             raise ClientLeft from error
 
-    async def refuse(self, refusal: Refusal, *, torn: bool = False) -> None:
+    async def refuse(self, refusal: Refusal) -> None:
         """Say no, in whatever way is still possible.
 
         A stream gets an error event and no [DONE]. Anything else that has begun is cut, so that it cannot pass for
-        complete.
+        complete; so is the line to a client that reads nothing any more.
         """
         self.status = refusal.status
         if self._response is None:
             await self.send(refusal.status, {**JSON, **refusal.headers}, refusal.body)
-        elif self._is_event_stream and not torn:
-            await self._write(render_event(refusal.payload))
-            await self.end()
-        else:
-            self.ended = True
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            return
+        self.ended = True
+        if self._is_event_stream and not self._is_torn:
+            try:
+                async with asyncio.timeout(LAST_WORD_SECONDS):
+                    await self._write(render_event(refusal.payload))
+                    await self.end()
+                    return
+            except TimeoutError:
+                pass
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def _open(self, status: int, headers: Mapping[str, str]) -> None:
         self._response = web.StreamResponse(status=status, headers={**headers, **self._headers})
