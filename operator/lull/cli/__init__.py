@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from lull import __version__
@@ -20,6 +22,17 @@ def options() -> None:
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+@app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="hf://org/name or hf://org/name@revision")],
+    to: Annotated[str, typer.Option(help="Folder that gets the files.")],
+) -> None:
+    """Bring a model's files from a hub to a folder (HF_ENDPOINT, HF_TOKEN)."""
+    from lull.cli.fetch import run
+
+    raise typer.Exit(run(source, to))
 
 
 def main() -> None:
