@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lull.fetcher.snapshot import Json
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_MIN_PAUSE: Final = 0.25
 _MAX_PAUSE: Final = 30.0
 
 
@@ -95,8 +96,8 @@ def starts_at(status: int, content_range: str, *, asked: int) -> int | None:
 def pause(failures: int, retry_after: str | None = None) -> float:
     """Seconds before the next try: what the hub asks for within reason, else doubling."""
     if retry_after is not None and retry_after.isdigit():
-        return min(_MAX_PAUSE, float(retry_after))
-    return min(_MAX_PAUSE, 0.25 * 2.0 ** min(failures - 1, 10))
+        return min(_MAX_PAUSE, max(_MIN_PAUSE, float(retry_after)))
+    return min(_MAX_PAUSE, _MIN_PAUSE * 2.0 ** min(failures - 1, 10))
 
 
 def is_transient(status: int) -> bool:
