@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,25 @@ def fetch(
     from lull.cli.fetch import run
 
     raise typer.Exit(run(source, to))
+
+
+@app.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition."""
+    from lull.cli.crd import render_crd
+
+    print(render_crd(), end="")
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="Manifest with LLMDeployments; - reads standard input.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="For objects that name none.")] = "default",
+) -> None:
+    """Print what the operator would apply for an LLMDeployment, without a cluster."""
+    from lull.cli.render import render_file
+
+    print(render_file(file, namespace=namespace), end="")
 
 
 def main() -> None:
