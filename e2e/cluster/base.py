@@ -1,10 +1,12 @@
 """What a cluster can do, whoever provides it."""
 
 import shlex
+import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,6 +123,18 @@ class Cluster(ABC):
     @abstractmethod
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:
         """Load an archive into one node, unless it has all of its images."""
+
+    def _forget(self, *names: str) -> None:
+        """Remove what this program put in the cluster's folder, and the folder where nothing else is in it."""
+        forward.stop_all(self.folder)
+        for name in ("forwards", "kubectl-cache", *names):
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _service(self, namespace: str, name: str) -> dict[str, Any]:
         return self.client().get(f"/api/v1/namespaces/{namespace}/services/{name}")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from e2e.cluster import forward
 from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, has_all, naming_commands, parse_present, run
 from e2e.cluster.model import NAME, NODES, Node, Provider
@@ -111,11 +110,10 @@ class KindCluster(Cluster):
 
     @override
     def down(self) -> None:
-        forward.stop_all(self.folder)
         if self.exists():
             with step("kind delete cluster"):
                 run(delete_argv(self.kubeconfig))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._forget("kubeconfig")
 
     @override
     def stop_node(self, name: str, *, hard: bool = False) -> None:

@@ -35,6 +35,9 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHIM_SOCKET = re.compile(r"unix://(/run/containerd/s/[0-9a-f]+)")
 _UNREACHABLE_METRIC = "4096"
 
+# Only a folder with this file in it is ever deleted: LULL_CLUSTER_DIR may name any.
+_MARK = ".lull-cluster"
+
 
 class LocalCluster(Cluster):
     """A cluster whose nodes are processes, cgroups and network namespaces of this machine."""
@@ -175,6 +178,9 @@ class LocalCluster(Cluster):
     def _prepare(self) -> None:
         """Write certificates and configuration; remember how the machine is."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if any(self.folder.iterdir()):
+            raise ClusterError(f"{self.folder} holds other files: name an empty folder by LULL_CLUSTER_DIR.")
+        (self.folder / _MARK).touch()
         self._state.write(
             State(
                 boot=machine.boot_id(),
@@ -342,7 +348,7 @@ class LocalCluster(Cluster):
     def _sweep(self) -> None:
         """Take away every trace of a cluster, whole or half."""
         state = self._state.read()
-        if state is None and not self.folder.exists() and not self._left_running():
+        if state is None and not (self.folder / _MARK).exists() and not self._left_running():
             return
         with step("stop processes and containers"):
             recorded = list(state.processes.values()) if state and state.boot == machine.boot_id() else []
@@ -362,7 +368,8 @@ class LocalCluster(Cluster):
             if state:
                 machine.write_settings(state.settings)
                 _remove_fixed_folders([Path(folder) for folder in state.absent])
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if (self.folder / _MARK).exists():
+                shutil.rmtree(self.folder)
             # Where the default folder was made for the cluster alone, its parent goes as well.
             with suppress(OSError):
                 self.folder.parent.rmdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import socket
 import ssl
@@ -10,9 +10,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -20,6 +20,9 @@ import yaml
 from e2e.cluster.pki import Identity, write_pki
 from e2e.cluster.tools import build_toolbox
 from lull.doors.kube import Kube, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 READY_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
@@ -60,7 +63,7 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """An API server of its own: no controllers, no nodes, so that what is written stays as it was written."""
     folder = tmp_path_factory.mktemp("apiserver")
     tools = _find_tools()
-    write_pki(folder / "pki", _identities(), now=datetime.datetime.now(datetime.UTC))
+    write_pki(folder / "pki", _identities(), now=dt.datetime.now(dt.UTC))
     client_port, peer_port, api_port = _free_ports(3)
     kubeconfig = _write_kubeconfig(folder, api_port)
     processes: list[subprocess.Popen[bytes]] = []

@@ -109,8 +109,8 @@ def refusal(status: int, *, source: HubSource, endpoint: str, has_token: bool, p
     what = str(source) if path is None else f"{path} of {source}"
     if status in {404, 410}:
         return NotFound(
-            f"{what} was not found on {endpoint}: check the name and the revision in spec.model.source"
-            + ("." if has_token else "; a private model also needs a token, named by spec.model.secretName.")
+            f"{what} was not found on {endpoint}."
+            + ("" if has_token else " A private model also needs a token, named by spec.model.secretName.")
         )
     if status in {401, 403} and has_token:
         return Forbidden(

@@ -69,7 +69,7 @@ def test_storage_behind_a_redirect_is_described_by_the_hub() -> None:
 @pytest.mark.parametrize(
     ("status", "has_token", "kind", "sentence"),
     [
-        (404, True, NotFound, "check the name and the revision"),
+        (404, True, NotFound, "was not found on https://hub."),
         (404, False, NotFound, "spec.model.secretName"),
         (401, False, Forbidden, "name it in spec.model.secretName"),
         (403, True, Forbidden, "must have been given access"),
