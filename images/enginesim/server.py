@@ -1,0 +1,747 @@
+"""The HTTP shell: vLLM's endpoints around the model of the batch, and its lies."""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from . import payloads
+from .adapters import Adapters
+from .engine import Engine, Finish, Request, Timeline, Token
+from .metrics import Registry
+from .options import Behaviour, Options, missing_model, speed_of
+from .payloads import Answer, ApiError, Choice, Json, bad_request, error_body, invalid
+
+_log = logging.getLogger("enginesim")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_MAX_BODY = 32 << 20
+_MAX_CHOICES = 64
+# A client that leaves cancels its handler; what is still open at the end was waited for already.
+_RUNNER: dict[str, Any] = {
+    "keepalive_timeout": 5.0,
+    "access_log": None,
+    "handler_cancellation": True,
+    "shutdown_timeout": 0.0,
+}
+_GUARDED = ("/v1", "/v2", "/inference")
+_REASONS = ("weights_offloaded", "discard_all")
+
+
+class EngineDeadError(ApiError):
+    """The engine core is gone, and with it every request in it."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "InternalServerError", payloads.DEAD)
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One choice of one request; the choices of a request share a queue, where None says that the core is dead."""
+
+    index: int
+    request: Request
+    arrivals: "asyncio.Queue[tuple[int, Token | None]]"
+    timeline: Timeline | None = None
+
+
+class Server:
+    """One pretended vLLM process."""
+
+    def __init__(self, options: Options, now: float) -> None:
+        self.options = options
+        self.behaviour = options.behaviour
+        self.engine = Engine(options.speed)
+        self.adapters = Adapters(options.served_names, options.max_lora_rank, Path(options.model), {})
+        self.adapters.loaded.update(options.lora_modules)
+        blocks = options.behaviour.kv_tokens // 128
+        cache = {"num_gpu_blocks": str(blocks), "kv_cache_size_tokens": str(options.behaviour.kv_tokens)}
+        self.metrics = Registry(options.served_names[0], cache, now)
+        self.stopped = asyncio.Event()
+        self.draining = False
+        self.died_at: float | None = None
+        self._sequences: dict[str, Sequence] = {}
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._load = 0
+        self._open = 0
+        self._sleep_level: int | None = None
+        self._woken: set[str] = set()
+        self._failures = 0
+
+    # ------------------------------------------------------------------ life
+
+    async def drive(self) -> None:
+        """Hand out tokens as they come due, for as long as the engine core lives."""
+        while True:
+            for token in self.engine.advance(time.monotonic()):
+                self._deliver(token)
+            due = None if self.behaviour.hang else self.engine.next_at()
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
+                    await self._wake.wait()
+
+    async def drain(self) -> None:
+        """Answer SIGTERM as vLLM does; return when the listener may close."""
+        _log.info("draining for %s s", self.options.shutdown_timeout)
+        self.draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.options.shutdown_timeout):
+                await self._until(lambda: not self._sequences)
+        if self._sequences and self.options.shutdown_timeout > 0:
+            # The engine core is killed, and nobody tells the open streams: they hang until their clients leave.
+            self.engine.pause(time.monotonic())
+            return
+        self._kill_core()
+
+    async def wait_for_clients(self) -> None:
+        """Wait until every open request is answered or left."""
+        await self._until(lambda: not self._open)
+
+    async def _until(self, is_true: Callable[[], bool]) -> None:
+        """Wait for what a settled request may change."""
+        while not is_true():
+            self._settled.clear()
+            await self._settled.wait()
+
+    def _kill_core(self) -> None:
+        self.died_at = time.monotonic()
+        for sequence in self._sequences.values():
+            sequence.arrivals.put_nowait((sequence.index, None))
+
+    async def _die(self) -> None:
+        self._kill_core()
+        await asyncio.sleep(self.behaviour.death_delay)
+        self.stopped.set()
+
+    def _deliver(self, token: Token) -> None:
+        sequence = self._sequences.get(token.request)
+        if sequence is not None:
+            sequence.arrivals.put_nowait((sequence.index, token))
+
+    # ------------------------------------------------------------------ routes
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=[self._outermost])
+        get, post = app.router.add_get, app.router.add_post
+        get("/health", self.health, allow_head=False)
+        get("/ping", self.health, allow_head=False)
+        post("/ping", self.health)
+        get("/version", _constant({"version": payloads.VERSION}), allow_head=False)
+        get("/load", self.load, allow_head=False)
+        get("/metrics", self.show_metrics, allow_head=False)
+        get("/kv_event_sources", _constant({}), allow_head=False)
+        get("/v1/models", self.models, allow_head=False)
+        post("/v1/chat/completions", self.chat)
+        post("/v1/completions", self.completions)
+        post("/invocations", self.invocations)
+        post("/tokenize", self.tokenize)
+        post("/detokenize", self.detokenize)
+        if self.options.enable_lora and self.options.runtime_lora:
+            post("/v1/load_lora_adapter", self.load_adapter)
+            post("/v1/unload_lora_adapter", self.unload_adapter)
+        if self.options.dev_mode:
+            post("/sleep", self.sleep)
+            post("/wake_up", self.wake_up)
+            get("/is_sleeping", self.is_sleeping, allow_head=False)
+            post("/pause", self.pause)
+            post("/resume", self.resume)
+            get("/is_paused", self.is_paused, allow_head=False)
+            post("/reset_prefix_cache", _constant({"success": True}))
+            post("/collective_rpc", _constant({"results": [None]}))
+        get("/sim/state", self.state, allow_head=False)
+        post("/sim/config", self.configure)
+        post("/sim/die", self.die)
+        return app
+
+    @web.middleware
+    async def _outermost(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        begun = time.monotonic()
+        self._open += 1
+        try:
+            response = await self._answer(request, handler)
+        finally:
+            self._open -= 1
+            self._settled.set()
+        if self.options.echoes_request_id and "X-Request-Id" in request.headers and not response.prepared:
+            response.headers["X-Request-Id"] = request.headers["X-Request-Id"]
+        self._count_http(request, response, time.monotonic() - begun)
+        return response
+
+    async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        key = self.options.api_key
+        if key and request.path.startswith(_GUARDED) and request.headers.get("Authorization") != f"Bearer {key}":
+            return _json({"error": "Unauthorized"}, status=401)
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return _json(error.body, status=error.status)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = {"Allow": ", ".join(sorted(error.allowed_methods))}
+            return _json({"detail": error.reason}, status=error.status, headers=allowed)
+        except web.HTTPException as error:
+            return _json({"detail": error.reason}, status=error.status)
+
+    # ------------------------------------------------------------------ plain endpoints
+
+    async def health(self, _: web.Request) -> web.Response:
+        await asyncio.sleep(self.behaviour.health_delay)
+        if self.died_at is not None and time.monotonic() - self.died_at >= self.behaviour.unnoticed_death:
+            return web.Response(status=503)
+        return web.Response(status=self.behaviour.health_status)
+
+    async def load(self, _: web.Request) -> web.Response:
+        return _json({"server_load": self._load if self.options.tracks_load else 0})
+
+    async def show_metrics(self, _: web.Request) -> web.Response:
+        self._set_gauges()
+        text = self.metrics.render()
+        return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=1.0.0; charset=utf-8"})
+
+    async def models(self, _: web.Request) -> web.Response:
+        created, root, length = int(time.time()), self.options.model, self.options.max_model_len
+        cards = [payloads.model_card(name, created, root, None, length) for name in self.options.served_names]
+        parent = self.options.served_names[0]
+        cards += [payloads.model_card(name, created, path, parent, None) for name, path in self.adapters.loaded.items()]
+        return _json({"object": "list", "data": cards})
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        self._model_of(body)
+        tokens = payloads.encode(_prompt_text(body) if "messages" in body else str(body.get("prompt", "")))
+        length = self.options.max_model_len
+        return _json({"count": len(tokens), "max_model_len": length, "tokens": tokens, "token_strs": None})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        self._model_of(body)
+        if not isinstance(body.get("tokens"), list):
+            raise invalid("missing", "body.tokens", "Field required")
+        return _json({"prompt": payloads.decode(body["tokens"])})
+
+    # ------------------------------------------------------------------ adapters
+
+    async def load_adapter(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        name, path = _field(body, "lora_name"), _field(body, "lora_path")
+        await asyncio.sleep(self.behaviour.lora_load_seconds)
+        self.adapters.load(name, path, in_place=bool(body.get("load_inplace")))
+        return _text(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload_adapter(self, request: web.Request) -> web.Response:
+        name = _field(await _body(request), "lora_name")
+        self.adapters.unload(name)
+        return _text(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    # ------------------------------------------------------------------ sleep
+
+    async def sleep(self, request: web.Request) -> web.Response:
+        level, mode = request.query.get("level", "1"), request.query.get("mode", "abort")
+        if level not in ("0", "1", "2"):
+            raise invalid("less_than_equal", "query.level", "Input should be less than or equal to 2")
+        await self._stop_work(mode)
+        self._sleep_level, self._woken = int(level), set()
+        self.metrics.observe("vllm:sleep_mode_operation_duration_seconds", 0.001, operation="sleep")
+        self.metrics.set("vllm:sleep_mode_operations_in_flight", 0.0, operation="sleep")
+        return _json({"status": "sleeping", "level": int(level)})
+
+    async def wake_up(self, request: web.Request) -> web.Response:
+        tags = request.query.getall("tags", [])
+        self._woken |= set(tags) or {"weights", "kv_cache"}
+        if self._sleep_level is not None and {"weights", "kv_cache"} <= self._woken:
+            self._sleep_level = None
+            self._go_on()
+        self.metrics.observe("vllm:sleep_mode_operation_duration_seconds", 0.001, operation="wake")
+        self.metrics.set("vllm:sleep_mode_operations_in_flight", 0.0, operation="wake")
+        status = "awake" if self._sleep_level is None else "sleeping"
+        return _json({"status": status, "tags": tags or None})
+
+    async def is_sleeping(self, _: web.Request) -> web.Response:
+        return _json({"is_sleeping": self._sleep_level is not None})
+
+    async def pause(self, request: web.Request) -> web.Response:
+        await self._stop_work(request.query.get("mode", "abort"))
+        return _json({"status": "paused"})
+
+    async def resume(self, _: web.Request) -> web.Response:
+        if self._sleep_level is None:
+            self._go_on()
+        return _json({"status": "resumed"})
+
+    async def is_paused(self, _: web.Request) -> web.Response:
+        return _json({"is_paused": self.engine.is_paused})
+
+    async def _stop_work(self, mode: str) -> None:
+        if mode not in ("abort", "wait", "keep"):
+            raise invalid("literal_error", "query.mode", "Input should be 'abort', 'wait' or 'keep'")
+        if mode == "wait":
+            await self._until(lambda: not self.engine.running)
+        now = time.monotonic()
+        if mode == "abort":
+            for token in self.engine.abort_all(now):
+                self._deliver(token)
+        self.engine.pause(now)
+        self._wake.set()
+
+    def _go_on(self) -> None:
+        self.engine.resume(time.monotonic())
+        self._wake.set()
+
+    # ------------------------------------------------------------------ completions
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        if "messages" not in body:
+            raise invalid("missing", "body.messages", "Field required")
+        if not isinstance(body["messages"], list):
+            raise invalid("list_type", "body.messages", "Input should be a valid list")
+        if not body["messages"]:
+            raise bad_request(
+                "Cannot apply chat template to an empty conversation. Provide at least one message.", None
+            )
+        return await self._complete(request, body, [_prompt_text(body)], is_chat=True)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        prompt = body.get("prompt")
+        if not prompt:
+            raise bad_request(
+                "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)", "prompt"
+            )
+        return await self._complete(request, body, _prompts(prompt), is_chat=False)
+
+    async def invocations(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        return await (self.chat(request) if "messages" in body else self.completions(request))
+
+    async def _complete(
+        self, http: web.Request, body: Json, prompts: list[str], *, is_chat: bool
+    ) -> web.StreamResponse:
+        model = self._model_of(body)
+        lengths = [len(payloads.encode(prompt)) for prompt in prompts]
+        limit, finish = self._token_limit(body, max(lengths), is_chat=is_chat)
+        count = _choices(body)
+        if body.get("stream_options") and not body.get("stream"):
+            message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
+            raise bad_request(message, "stream_options")
+        self._refuse_if_told(body)
+        answer = Answer(
+            id=f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(8)}",
+            created=int(time.time()),
+            model=model,
+            is_chat=is_chat,
+            prompt_tokens=sum(lengths),
+            wants_logprobs=body.get("logprobs") not in (None, False),
+        )
+        adapter = model if model in self.adapters.loaded else None
+        total = len(prompts) * count
+        is_full = self._is_full(total)
+        if is_full:
+            self.metrics.add("vllm:admission_rejections_total", reason="max_num_queued_reqs")
+            if not (self.behaviour.late_rejection and body.get("stream")):
+                raise ApiError(503, "Service Unavailable", payloads.BUSY)
+        self._load += 1
+        arrivals: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
+        requests = [
+            Request(f"{answer.id}-{index}", lengths[index // count], limit, finish, adapter) for index in range(total)
+        ]
+        sequences = [
+            self._submit(Sequence(index, each, arrivals)) for index, each in enumerate(requests if not is_full else ())
+        ]
+        try:
+            if body.get("stream"):
+                return await self._stream(http, body, answer, sequences, is_full=is_full)
+            return await self._gather(http, body, answer, sequences)
+        finally:
+            self._load -= 1
+            for sequence in sequences:
+                self._settle(sequence, total, limit)
+            self._wake.set()
+            self._settled.set()
+
+    async def _gather(
+        self, http: web.Request, body: Json, answer: Answer, sequences: list[Sequence]
+    ) -> web.StreamResponse:
+        choices = [Choice(index) for index in range(len(sequences))]
+        async for choice, _ in self._tokens(http, body, sequences, choices):
+            del choice
+        return _json(payloads.whole(answer, choices))
+
+    async def _stream(
+        self, http: web.Request, body: Json, answer: Answer, sequences: list[Sequence], *, is_full: bool
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        if self.options.echoes_request_id and "X-Request-Id" in http.headers:
+            response.headers["X-Request-Id"] = http.headers["X-Request-Id"]
+        # vLLM sends the head before it schedules the request, so a queued stream looks open.
+        await response.prepare(http)
+        if is_full:
+            await _send(response, error_body(503, "Service Unavailable", payloads.BUSY))
+            return await _finish(response)
+        choices = [Choice(index) for index in range(len(sequences))]
+        opened: set[int] = set()
+        try:
+            async for choice, text in self._tokens(http, body, sequences, choices):
+                if answer.is_chat and choice.index not in opened:
+                    opened.add(choice.index)
+                    await _send(response, payloads.opening(answer, choice.index))
+                is_last = choice.finish is not None and not (body.get("stream_options") or {}).get("include_usage")
+                await _send(response, payloads.delta(answer, choice, text, is_last=is_last))
+        except ApiError as error:
+            await _send(response, error.body)
+            return await _finish(response)
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await _send(response, payloads.closing(answer, sum(choice.tokens for choice in choices)))
+        return await _finish(response)
+
+    async def _tokens(
+        self, http: web.Request, body: Json, sequences: list[Sequence], choices: list[Choice]
+    ) -> AsyncIterator[tuple[Choice, str]]:
+        """Yield each choice as it grows, with the text that is new."""
+        stops = _stops(body)
+        unfinished = {sequence.index for sequence in sequences}
+        while unfinished:
+            index, token = await sequences[0].arrivals.get()
+            if token is None:
+                raise EngineDeadError
+            if index not in unfinished:
+                continue
+            choice = choices[index]
+            if token.is_empty:
+                unfinished.discard(index)
+                choice.finish = token.finish
+                # A stream that had not begun ends without a word.
+                if choice.tokens or not body.get("stream"):
+                    yield choice, ""
+                continue
+            self._sabotage(http, choice.tokens)
+            kept, choice.stop = _cut(choice.text, payloads.token_text(choice.tokens), stops)
+            choice.tokens += 1
+            choice.text += kept
+            choice.finish = Finish.STOP if choice.stop is not None else token.finish
+            if choice.finish is not None:
+                unfinished.discard(index)
+                self.engine.finish(sequences[index].request.id, Finish(choice.finish), time.monotonic())
+            yield choice, kept
+
+    def _submit(self, sequence: Sequence) -> Sequence:
+        self._sequences[sequence.request.id] = sequence
+        sequence.timeline = self.engine.submit(sequence.request, time.monotonic())
+        self._wake.set()
+        return sequence
+
+    def _settle(self, sequence: Sequence, n: int, limit: int) -> None:
+        """Take a request out of the batch, if it is still there, and count it."""
+        self._sequences.pop(sequence.request.id, None)
+        self.engine.abort(sequence.request.id, time.monotonic())
+        timeline = sequence.timeline
+        if timeline is None:
+            return
+        count, observe = self.metrics.add, self.metrics.observe
+        count("vllm:prompt_tokens_total", timeline.request.prompt_tokens)
+        count("vllm:prompt_tokens_by_source_total", timeline.request.prompt_tokens, source="local_compute")
+        count("vllm:prefix_cache_queries_total", timeline.request.prompt_tokens)
+        count("vllm:generation_tokens_total", timeline.generated)
+        count("vllm:num_preemptions_total", timeline.preemptions)
+        if timeline.scheduled is None or timeline.first is None or timeline.last is None:
+            return
+        observe("vllm:time_to_first_token_seconds", timeline.first - timeline.arrived)
+        # vLLM does not count a request whose client left.
+        if timeline.finished is None or timeline.finish is None:
+            return
+        count("vllm:request_success_total", finished_reason=str(timeline.finish))
+        observe("vllm:e2e_request_latency_seconds", timeline.finished - timeline.arrived)
+        observe("vllm:request_queue_time_seconds", timeline.scheduled - timeline.arrived)
+        observe("vllm:request_prefill_time_seconds", timeline.first - timeline.scheduled)
+        observe("vllm:request_decode_time_seconds", timeline.last - timeline.first)
+        observe("vllm:request_inference_time_seconds", timeline.last - timeline.scheduled)
+        observe("vllm:request_prompt_tokens", timeline.request.prompt_tokens)
+        observe("vllm:request_prefill_kv_computed_tokens", timeline.request.prompt_tokens)
+        observe("vllm:request_generation_tokens", timeline.generated)
+        observe("vllm:request_max_num_generation_tokens", timeline.generated)
+        observe("vllm:request_params_n", n)
+        observe("vllm:request_params_max_tokens", limit)
+        observe("vllm:request_num_preemptions", timeline.preemptions)
+        if timeline.generated > 1:
+            gap = (timeline.last - timeline.first) / (timeline.generated - 1)
+            observe("vllm:request_time_per_output_token_seconds", gap)
+            observe("vllm:inter_token_latency_seconds", gap)
+
+    def _model_of(self, body: Json) -> str:
+        name = body.get("model") or self.options.served_names[0]
+        if name not in self.options.served_names and name not in self.adapters.loaded:
+            aliases = ", ".join(self.options.served_names)
+            message = f"The model `{name}` does not exist. Valid aliases: {aliases}."
+            raise ApiError(404, "NotFoundError", message, "model")
+        return str(name)
+
+    def _token_limit(self, body: Json, prompt: int, *, is_chat: bool) -> tuple[int, Finish]:
+        length = self.options.max_model_len
+        if prompt > length:
+            message = (
+                f"This model's maximum context length is {length} tokens. However, your prompt contains at least "
+                f"{prompt} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+                f"length of the input prompt. (parameter=input_tokens, value={prompt})"
+            )
+            raise bad_request(message, "input_tokens")
+        given = body.get("max_completion_tokens") if is_chat else None
+        given = body.get("max_tokens") if given is None else given
+        if given is None:
+            return self.behaviour.default_tokens, Finish.STOP if is_chat else Finish.LENGTH
+        if not isinstance(given, int):
+            raise invalid("int_parsing", "body.max_tokens", "Input should be a valid integer")
+        if given < 1:
+            raise bad_request(
+                f"max_tokens must be at least 1, got {given}. (parameter=max_tokens, value={given})", "max_tokens"
+            )
+        if given > length:
+            message = (
+                f"max_tokens={given} cannot be greater than max_model_len={length}. Please request fewer output "
+                f"tokens. (parameter=max_tokens, value={given})"
+            )
+            raise bad_request(message, "max_tokens")
+        return min(given, length - prompt) or 1, Finish.LENGTH
+
+    def _refuse_if_told(self, body: Json) -> None:
+        temperature = body.get("temperature")
+        if isinstance(temperature, int | float) and temperature < 0:
+            message = f"temperature must be non-negative, got {float(temperature)}."
+            raise bad_request(f"{message} (parameter=temperature, value={float(temperature)})", "temperature")
+        if self.died_at is not None:
+            raise EngineDeadError
+        if self.draining:
+            raise ApiError(500, "InternalServerError", payloads.SHUTTING_DOWN)
+        if self._failures < self.behaviour.fail_requests:
+            self._failures += 1
+            raise ApiError(self.behaviour.fail_status, "InternalServerError", "Internal server error")
+
+    def _is_full(self, count: int) -> bool:
+        bound = self.options.max_num_queued_reqs
+        return bound is not None and len(self._sequences) + count > bound
+
+    def _sabotage(self, http: web.Request, tokens: int) -> None:
+        if tokens == self.behaviour.error_after_tokens:
+            raise ApiError(500, "InternalServerError", "Internal server error")
+        if tokens == self.behaviour.drop_after_tokens and http.transport is not None:
+            http.transport.abort()
+            raise ConnectionResetError
+
+    # ------------------------------------------------------------------ the simulator's own
+
+    async def state(self, _: web.Request) -> web.Response:
+        gauges = self.engine.gauges()
+        return _json(
+            {
+                "behaviour": asdict(self.behaviour),
+                "pid": os.getpid(),
+                "draining": self.draining,
+                "paused": self.engine.is_paused,
+                "sleep_level": self._sleep_level,
+                "dead": self.died_at is not None,
+                "unfinished": self.engine.unfinished,
+                "running": gauges.running,
+                "waiting": gauges.waiting,
+                "adapters": self.adapters.loaded,
+            }
+        )
+
+    async def configure(self, request: web.Request) -> web.Response:
+        """Change the behaviour; a field that is left out stays as it is."""
+        changes = await _body(request)
+        known: dict[str, Any] = {name: getattr(self.behaviour, name) for name in Behaviour.__dataclass_fields__}
+        unknown = changes.keys() - known
+        if unknown:
+            raise bad_request(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        typed = {name: type(known[name])(value) for name, value in changes.items()}
+        self.behaviour = replace(self.behaviour, **typed)
+        self._failures = 0
+        self.engine.speed = speed_of(self.behaviour, self.options.max_num_seqs)
+        self._wake.set()
+        return _json(asdict(self.behaviour))
+
+    async def die(self, _: web.Request) -> web.Response:
+        """Lose the engine core, as when a worker is killed; the process follows, with exit code 0."""
+        self._death = asyncio.get_running_loop().create_task(self._die())
+        return _json({"dead": True})
+
+    # ------------------------------------------------------------------ metrics
+
+    def _set_gauges(self) -> None:
+        gauges = self.engine.gauges()
+        show = self.metrics.set
+        show("vllm:num_requests_running", gauges.running)
+        show("vllm:num_requests_waiting", gauges.waiting)
+        show("vllm:num_requests_waiting_by_reason", gauges.waiting, reason="capacity")
+        show("vllm:kv_cache_usage_perc", gauges.kv_usage)
+        show("vllm:engine_sleep_state", float(self._sleep_level is None), sleep_state="awake")
+        for level, reason in enumerate(_REASONS, start=1):
+            show("vllm:engine_sleep_state", float(self._sleep_level == level), sleep_state=reason)
+        if self.options.enable_lora:
+            # vLLM writes the time, and the names of the running adapters in both places.
+            running = ",".join(gauges.running_adapters)
+            labels = {"running_lora_adapters": running, "waiting_lora_adapters": running}
+            show("vllm:lora_requests_info", time.time(), max_lora=str(self.options.max_loras), **labels)
+
+    def _count_http(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+        handler = getattr(request.match_info.route.resource, "canonical", "none")
+        if handler in ("/metrics", "/health", "/load", "/ping", "/version") or handler.startswith("/sim/"):
+            return
+        count, observe = self.metrics.add, self.metrics.observe
+        status = f"{response.status // 100}xx"
+        count("http_requests_total", handler=handler, method=request.method, status=status)
+        observe("http_request_size_bytes", request.content_length or 0, handler=handler)
+        observe("http_response_size_bytes", response.content_length or 0, handler=handler)
+        observe("http_request_duration_highr_seconds", seconds)
+        observe("http_request_duration_seconds", seconds, handler=handler, method=request.method)
+
+
+async def serve(options: Options) -> int:
+    """Run until SIGTERM or the death of the engine core; nothing listens before the set-up time is over.
+
+    Return the exit code, which is 0 after a death too, as vLLM's is.
+    """
+    server = Server(options, time.time())
+    loop = asyncio.get_running_loop()
+    terminated = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, terminated.set)
+    loop.add_signal_handler(signal.SIGINT, terminated.set)
+    async with asyncio.TaskGroup() as group:
+        term = group.create_task(terminated.wait())
+        stop = group.create_task(server.stopped.wait())
+        driver = group.create_task(server.drive())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(options.startup):
+                await terminated.wait()
+        code = 0 if terminated.is_set() else _start_failure(options)
+        if not terminated.is_set() and code == 0:
+            runner = web.AppRunner(server.app(), **_RUNNER)
+            await runner.setup()
+            site = web.TCPSite(runner, options.host, options.port)
+            await site.start()
+            _log.info("serving %s on port %d", options.served_names[0], options.port)
+            await asyncio.wait({term, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not server.stopped.is_set():
+                await server.drain()
+            await site.stop()
+            await server.wait_for_clients()
+            await runner.cleanup()
+        for task in (term, stop, driver):
+            task.cancel()
+    return code
+
+
+def _start_failure(options: Options) -> int:
+    """Return the exit code of a start that fails; 0 for one that does not."""
+    if options.exit_after_startup is not None:
+        _log.error("told to end with %d", options.exit_after_startup)
+        return options.exit_after_startup
+    missing = missing_model(options)
+    if missing is not None:
+        _log.error("%s", missing)
+        return 1
+    return 0
+
+
+def _constant(body: Json) -> _Handler:
+    async def handler(_: web.Request) -> web.Response:
+        return _json(body)
+
+    return handler
+
+
+async def _body(request: web.Request) -> Json:
+    if request.content_type != "application/json":
+        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+        raise ApiError(400, "Bad Request", message)
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        raise invalid("json_invalid", "body.1", "JSON decode error") from None
+    if not isinstance(body, dict):
+        raise invalid("model_attributes_type", "body", "Input should be a valid dictionary or object")
+    return body
+
+
+def _field(body: Json, name: str) -> str:
+    if name not in body:
+        raise invalid("missing", f"body.{name}", "Field required")
+    return str(body[name])
+
+
+def _prompt_text(body: Json) -> str:
+    """Write a conversation as a template would; a message's parts other than text count for nothing."""
+    parts = []
+    for message in body["messages"]:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        role = message.get("role", "user") if isinstance(message, dict) else "user"
+        parts.append(f"<{role}>{content or ''}")
+    return "".join(parts) + "<assistant>"
+
+
+def _prompts(prompt: str | list[Any]) -> list[str]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if all(isinstance(each, str) for each in prompt):
+        return list(prompt)
+    # Tokens: four letters of text stand for each, so that they count as many.
+    batches = prompt if all(isinstance(each, list) for each in prompt) else [prompt]
+    return ["....".join([""] * (len(batch) + 1)) for batch in batches]
+
+
+def _choices(body: Json) -> int:
+    n = body.get("n", 1)
+    if not isinstance(n, int) or n < 1:
+        raise bad_request(f"n must be at least 1, got {n}.")
+    return min(n, _MAX_CHOICES)
+
+
+def _stops(body: Json) -> list[str]:
+    stop = body.get("stop") or []
+    return [stop] if isinstance(stop, str) else [str(each) for each in stop]
+
+
+def _cut(before: str, text: str, stops: list[str]) -> tuple[str, str | None]:
+    """Cut new text where the first stop string begins; what was sent before stays sent."""
+    whole = before + text
+    found = [(whole.find(stop, max(0, len(before) - len(stop))), stop) for stop in stops if stop]
+    hits = [(at, stop) for at, stop in found if at >= 0]
+    if not hits:
+        return text, None
+    at, stop = min(hits)
+    return whole[len(before) : max(at, len(before))], stop
+
+
+def _json(body: Json, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with compact JSON, as vLLM's is."""
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return web.Response(body=content, status=status, headers={**(headers or {}), "Content-Type": "application/json"})
+
+
+def _text(text: str) -> web.Response:
+    """Answer with text and no content type, as vLLM's adapter endpoints do."""
+    response = web.Response(body=text.encode())
+    del response.headers["Content-Type"]
+    return response
+
+
+async def _send(response: web.StreamResponse, body: Json) -> None:
+    await response.write(f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode())
+
+
+async def _finish(response: web.StreamResponse) -> web.StreamResponse:
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
