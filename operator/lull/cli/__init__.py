@@ -52,6 +52,14 @@ def render(
     print(render_file(file, namespace=namespace), end="")
 
 
+@app.command("gateway")
+def run_gateway() -> None:
+    """Run the OpenAI-compatible door in front of the engines (configured by LULL_* variables)."""
+    from lull.cli.gateway import run
+
+    run()
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()
