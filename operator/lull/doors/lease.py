@@ -60,7 +60,7 @@ class Lease:
         """Wait until the Lease is ours, through any failure of the API server."""
         retry = self._name.seconds * _RETRY
         while True:
-            with contextlib.suppress(Transient, Refused):
+            with contextlib.suppress(Transient, Refused, TimeoutError):
                 if await self._try(deadline=retry * 2):
                     log.info("lease acquired", holder=self._name.holder)
                     return
