@@ -9,7 +9,6 @@ from typing import NoReturn
 
 from typing_extensions import override
 
-from e2e.cluster import forward
 from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, run
 from e2e.cluster.model import GPU, GPUS_PER_NODE, ClusterError, Node, Provider
@@ -82,7 +81,7 @@ class ExistingCluster(Cluster):
 
     @override
     def down(self) -> None:
-        forward.stop_all(self.folder)
+        self._forget()
 
     @override
     def stop_node(self, name: str, *, hard: bool = False) -> NoReturn:
@@ -91,6 +90,14 @@ class ExistingCluster(Cluster):
     @override
     def start_node(self, name: str) -> NoReturn:
         raise ClusterError(f"{name} is a machine of a cluster that was not started here; start it where it runs.")
+
+    @override
+    def _stop_api_server(self) -> NoReturn:
+        raise ClusterError("The API server belongs to a cluster that was not started here; stop it where it runs.")
+
+    @override
+    def _start_api_server(self) -> NoReturn:
+        raise ClusterError("The API server belongs to a cluster that was not started here; start it where it runs.")
 
     @override
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:

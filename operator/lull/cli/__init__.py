@@ -34,6 +34,17 @@ def run_operator() -> None:
 
 
 @app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="hf://org/name or hf://org/name@revision")],
+    to: Annotated[str, typer.Option(help="Folder that gets the files.")],
+) -> None:
+    """Bring a model's files from a hub to a folder (HF_ENDPOINT, HF_TOKEN)."""
+    from lull.cli.fetch import run
+
+    raise typer.Exit(run(source, to))
+
+
+@app.command()
 def crd() -> None:
     """Print the CustomResourceDefinition."""
     from lull.cli.crd import render_crd
