@@ -20,11 +20,12 @@ Manifest = dict[str, Any]
 
 @dataclass
 class FakeApiServer:
-    """Objects by collection path; `is_gone` makes every request fail, as a server behind a broken network does."""
+    """Objects by collection path. While it `is_gone` every request fails; while it `is_stuck`, none is answered."""
 
     objects: dict[str, dict[str, Manifest]] = field(default_factory=dict)
     version: int = 1
     is_gone: bool = False
+    is_stuck: bool = False
     writes: list[tuple[str, str]] = field(default_factory=list)
     _log: list[tuple[int, str, str, Manifest]] = field(default_factory=list)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -51,48 +52,45 @@ class FakeApiServer:
             self._changed.notify_all()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        while self.is_stuck:  # noqa: ASYNC110  a test's switch
+            await asyncio.sleep(0.01)
         if self.is_gone:
             return web.json_response({"code": 503, "message": "gone"}, status=503)
-        match request.method:
-            case "GET" if request.query.get("watch"):
-                return await self._watch(request)
-            case "GET" if request.path in self.objects or request.path.rsplit("/", 1)[1].endswith("s"):
-                items = list(self.objects.get(request.path, {}).values())
-                return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
-            case "GET":
-                collection, name = request.path.rsplit("/", 1)
-                return _found(self.objects.get(collection, {}).get(name))
-            case "POST":
-                manifest = await request.json()
-                self.writes.append(("POST", request.path))
-                if manifest["metadata"]["name"] in self.objects.get(request.path, {}):
-                    return _conflict()
-                return web.json_response(await self.put(request.path, manifest), status=201)
-            case "PUT":
-                collection, name = request.path.rsplit("/", 1)
-                manifest = await request.json()
-                self.writes.append(("PUT", request.path))
-                stored = self.objects.get(collection, {}).get(name)
-                if stored is None:
-                    return _found(None)
-                if manifest["metadata"].get("resourceVersion") != stored["metadata"]["resourceVersion"]:
-                    return _conflict()
-                return web.json_response(await self.put(collection, manifest))
-            case _:
-                collection, name = request.path.rsplit("/", 1)
-                self.writes.append((request.method, request.path))
-                return web.json_response(await self.put(collection, await request.json()))
+        if request.method != "GET":
+            return await self._write(request)
+        if request.query.get("watch"):
+            return await self._watch(request)
+        collection, _, name = request.path.rpartition("/")
+        if name.endswith("s"):
+            items = list(self.objects.get(request.path, {}).values())
+            return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+        return _found(self.objects.get(collection, {}).get(name))
+
+    async def _write(self, request: web.Request) -> web.Response:
+        self.writes.append((request.method, request.path))
+        manifest = await request.json()
+        collection = request.path if request.method == "POST" else request.path.rpartition("/")[0]
+        stored = self.objects.get(collection, {}).get(manifest["metadata"]["name"])
+        if request.method == "POST" and stored is not None:
+            return _conflict()
+        if request.method == "PUT":
+            if stored is None:
+                return _found(None)
+            if manifest["metadata"].get("resourceVersion") != stored["metadata"]["resourceVersion"]:
+                return _conflict()
+        return web.json_response(await self.put(collection, manifest))
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        seen = int(request.query["resourceVersion"])
+        since = int(request.query["resourceVersion"])
+        sent = sum(version <= since for version, *_ in self._log)
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: any(entry[0] > seen for entry in self._log))
-                news = [entry for entry in self._log if entry[0] > seen]
-            for version, collection, kind, manifest in news:
-                seen = version
+                while len(self._log) == sent:
+                    await self._changed.wait()
+            news, sent = self._log[sent:], len(self._log)
+            for _, collection, kind, manifest in news:
                 if collection == request.path:
                     await response.write(json.dumps({"type": kind, "object": manifest}).encode() + b"\n")
 

@@ -111,13 +111,12 @@ class Collector:
     async def _poll(self, gateway: GatewayAddress) -> None:
         """Poll one gateway for ever. A sample outlives a failed poll until it is stale."""
         failures = 0
-        after: int | None = None
+        last: Sample | None = None
         while True:
             try:
-                sample = await self._ask(gateway, after)
+                sample = await self._ask(gateway, last)
             except (Unreachable, ValueError) as error:
                 failures += 1
-                after = None
                 metrics.POLLS.labels("failed").inc()
                 if failures == 1:
                     log.warning("gateway not heard", pod=gateway.pod, error=str(error))
@@ -127,17 +126,16 @@ class Collector:
                 log.info("gateway heard again", pod=gateway.pod, failures=failures)
             failures = 0
             metrics.POLLS.labels("ok").inc()
-            earlier = self._samples.get(gateway)
-            self._samples[gateway] = sample
-            # A new process counts from zero again; what the old one had seen says nothing of it.
-            after = sample.sequence if earlier is None or earlier.boot == sample.boot else None
-            for key in find_woken(sample, earlier):
+            woken = find_woken(sample, last)
+            self._samples[gateway] = last = sample
+            for key in woken:
                 self._on_news(key)
             await asyncio.sleep(_PAUSE)
 
-    async def _ask(self, gateway: GatewayAddress, after: int | None) -> Sample:
-        wait = self._timing.tick if after is not None else 0.0
-        query = {"wait": f"{wait:g}", **({} if after is None else {"after": str(after)})}
+    async def _ask(self, gateway: GatewayAddress, last: Sample | None) -> Sample:
+        """What is new since the last answer. A gateway that began anew since sees so by `boot`, and answers at once."""
+        wait = 0.0 if last is None else self._timing.tick
+        query = {"wait": f"{wait:g}", **({} if last is None else {"after": str(last.sequence), "boot": last.boot})}
         content = await self._http.get(gateway.url, query=query, deadline=wait + _GRACE)
         return parse_sample(content, at=clock.monotonic())
 

@@ -198,7 +198,7 @@ class Autoscaler:
             message=decision.message,
         )
         metrics.DECISIONS.labels(decision.reason.value).inc()
-        self._recorder.record(deployment, _find_event(counts.asked, decision.replicas), decision.message)
+        self._recorder.record(deployment, _find_event(counts.asked, decision), decision.message)
 
     def _forget(self, key: Key) -> None:
         if self._known.pop(key, None) is not None:
@@ -231,7 +231,13 @@ def _count(workload: Manifest, pods: tuple[Manifest, ...], *, asked: int, now: f
     """Replicas of one workload."""
     selector = workload["spec"]["selector"]["matchLabels"].items()
     mine = [pod for pod in pods if selector <= pod["metadata"].get("labels", {}).items()]
-    existing = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
+    # Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
+    existing = [
+        pod
+        for pod in mine
+        if "deletionTimestamp" not in pod["metadata"]
+        and (pod.get("status") or {}).get("phase") not in {"Failed", "Succeeded"}
+    ]
     ready = [pod for pod in existing if is_ready(pod)]
     age = clock.wall() - max((_ready_time(pod) for pod in ready), default=0.0)
     return ReplicaCounts(
@@ -252,9 +258,9 @@ def _ready_time(pod: Manifest) -> float:
     return next(times, 0.0)
 
 
-def _find_event(before: int, after: int) -> ScaledReason:
-    if before == 0:
+def _find_event(before: int, decision: Decision) -> ScaledReason:
+    if decision.reason is ScalingReason.ACTIVATED:
         return ScaledReason.ACTIVATED
-    if after == 0:
+    if decision.replicas == 0:
         return ScaledReason.SCALED_TO_ZERO
-    return ScaledReason.SCALED_UP if after > before else ScaledReason.SCALED_DOWN
+    return ScaledReason.SCALED_UP if decision.replicas > before else ScaledReason.SCALED_DOWN

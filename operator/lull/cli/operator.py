@@ -86,23 +86,23 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     return App(connection, store, recorder, collector, autoscaler, decisions, reconciler, reconciles)
 
 
-async def run(settings: OperatorSettings, *, kubeconfig: str | None = None) -> None:
-    """Wait for the Lease, then lead until told to stop; an error out of here means that the process must end."""
+async def run(settings: OperatorSettings) -> None:
+    """The process, until it is told to stop."""
     stop = asyncio.Event()
     _catch_signals(stop)
+    async with kube.connect() as connection, http.connect() as client:
+        await serve(settings, connection, client, stop=stop)
+
+
+async def serve(settings: OperatorSettings, connection: Kube, client: Http, *, stop: asyncio.Event) -> None:
+    """Wait for the Lease, then lead until told to stop; an error out of here means that the process must end."""
     health = Health()
-    async with (
-        kube.connect(kubeconfig) as connection,
-        http.connect() as client,
-        admin.serve(health, settings.admin_port),
-    ):
-        lease = Lease(
-            connection,
-            LeaseName(
-                settings.namespace, settings.lease_name, holder=settings.pod_name, seconds=settings.lease_seconds
-            ),
-        )
-        app = assemble(settings, connection, client)
+    lease = Lease(
+        connection,
+        LeaseName(settings.namespace, settings.lease_name, holder=settings.pod_name, seconds=settings.lease_seconds),
+    )
+    app = assemble(settings, connection, client)
+    async with admin.serve(health, settings.admin_port):
         log.info("started", version=__version__, pod=settings.pod_name, namespace=settings.scope or "all")
         # One that waits for the Lease is ready too: it can take over at any moment.
         health.is_ready = True

@@ -60,7 +60,7 @@ class Lease:
         """Wait until the Lease is ours, through any failure of the API server."""
         retry = self._name.seconds * _RETRY
         while True:
-            with contextlib.suppress(Transient, Refused):
+            with contextlib.suppress(Transient, Refused, TimeoutError):
                 if await self._try(deadline=retry * 2):
                     log.info("lease acquired", holder=self._name.holder)
                     return
@@ -70,18 +70,17 @@ class Lease:
         """Renew for ever; LeaseLost where that did not succeed in time."""
         retry = self._name.seconds * _RETRY
         while True:
-            await asyncio.sleep(retry)
-            last = self._renewed_at or 0.0
-            left = last + self._name.seconds * _RENEW_DEADLINE - clock.monotonic()
+            await asyncio.sleep(min(retry, self._left()))
+            left = self._left()
             if left <= 0:
                 self._held = None
-                raise LeaseLost(f"not renewed for {clock.monotonic() - last:.1f} s")
+                raise LeaseLost(f"not renewed for {self._name.seconds * _RENEW_DEADLINE:.0f} s")
             try:
                 # No answer may be waited for longer than the Lease is surely ours.
                 async with asyncio.timeout(left):
                     ours = await self._try(deadline=left)
             except (Transient, Refused, TimeoutError) as error:
-                log.warning("lease not renewed", error=str(error), left=round(left, 1))
+                log.warning("lease not renewed", error=repr(error), left=round(left, 1))
                 continue
             if not ours:
                 self._held = None
@@ -99,6 +98,10 @@ class Lease:
             log.warning("lease not released", error=str(error))
         else:
             log.info("lease released", holder=self._name.holder)
+
+    def _left(self) -> float:
+        """Seconds for which the Lease is surely ours, with a margin for stopping."""
+        return max(0.0, (self._renewed_at or 0.0) + self._name.seconds * _RENEW_DEADLINE - clock.monotonic())
 
     async def _try(self, *, deadline: float) -> bool:
         """Take or renew the Lease where that is allowed; whether it is ours now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -79,7 +80,8 @@ async def test_a_slow_key_does_not_hold_up_another() -> None:
         queue.add(B)
         await asyncio.sleep(1)
 
-    assert done == [(B, pytest.approx(began, abs=0.1))]
+    assert [key for key, _ in done] == [B]
+    assert done[0][1] - began < 0.1
 
 
 async def test_comes_back_when_the_work_said_so() -> None:
@@ -124,7 +126,7 @@ async def test_backs_off_further_with_each_failure_and_forgets_them_after_a_succ
         queue.add(A)
         await asyncio.sleep(200)
         assert len(at) == 6
-        pauses = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+        pauses = [later - earlier for earlier, later in pairwise(at)]
         assert all(0.5 * 0.2 * 2**index <= pause <= 0.2 * 2**index + 0.1 for index, pause in enumerate(pauses))
 
 

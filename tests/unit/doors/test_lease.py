@@ -94,6 +94,19 @@ async def test_a_holder_that_cannot_renew_stops_before_another_may_begin() -> No
         assert not first.is_held
 
 
+async def test_a_candidate_waits_for_an_api_server_that_does_not_answer() -> None:
+    async with candidates("a") as (server, [first]):
+        server.is_stuck = True
+        taking = asyncio.ensure_future(first.acquire())
+        await asyncio.sleep(SECONDS * 1.5)
+        assert not taking.done()
+        server.is_stuck = False
+
+        await taking
+
+        assert holder_of(server) == "a"
+
+
 async def test_a_holder_that_finds_another_name_stops() -> None:
     async with candidates("a") as (server, [first]):
         await first.acquire()
