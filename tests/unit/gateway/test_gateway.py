@@ -229,7 +229,7 @@ class TestRefusing:
             assert response.status == 415
 
     async def test_a_body_that_does_not_arrive_gets_408(self, running: Any) -> None:
-        async with running(body_seconds=1) as world:
+        async with running(body_seconds=0.1) as world:
             reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port)
             writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             status = await reader.readline()
@@ -387,7 +387,7 @@ class TestHolding:
         assert b'"saturated"' in body
 
     async def test_streams_that_wait_long_get_comments(self, running: Any) -> None:
-        async with running(heartbeat_seconds=1) as world:
+        async with running(heartbeat_seconds=0.1) as world:
             world.add_model()
             await world.wait_listed()
 
@@ -398,8 +398,8 @@ class TestHolding:
                 assert await response.content.read() == b"".join(CHUNKS)
 
     async def test_a_stream_kept_open_ends_with_an_error_event_when_its_time_is_over(self, running: Any) -> None:
-        async with running(heartbeat_seconds=1) as world:
-            world.add_model(queue={"holdFor": "1100ms"})
+        async with running(heartbeat_seconds=0.1) as world:
+            world.add_model(queue={"holdFor": "150ms"})
             await world.wait_listed()
 
             status, body = await world.ask(stream=True)
@@ -618,7 +618,7 @@ class TestBreaking:
             await asyncio.sleep(30)
             return response
 
-        async with running(idle_seconds=1) as world:
+        async with running(idle_seconds=0.1) as world:
             world.add_model()
             await world.add_engine(answer)
             await world.wait_listed()
