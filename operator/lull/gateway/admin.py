@@ -42,7 +42,7 @@ def build_admin(gateway: Gateway) -> web.Application:
             return web.Response(status=400, text="after is a whole number, wait is seconds\n")
         same_boot = request.query.get("boot", boot) == boot
         # A sequence from the future was given by another process of this name: all is news to its owner.
-        if after is not None and same_boot and after == gateway.lines.sequence and not gateway.stopping:
+        if after is not None and same_boot and after == gateway.lines.sequence:
             try:
                 async with asyncio.timeout(wait):
                     await gateway.lines.wait_beyond(after)

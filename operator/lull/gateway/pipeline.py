@@ -250,8 +250,11 @@ async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> 
                 kind="server_error",
                 code="engine_failed",
             )
+    if now >= exchange.deadline:
+        raise _expired(gateway, exchange)
     gateway.metrics.retries.labels(key.namespace, key.name, again.failure.value).inc()
     if gateway.directory.free(key, now=now) > 0:
+        # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)
         if pause > 0:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads retries only

@@ -141,6 +141,22 @@ class TestServing:
         assert [ask.result()[0] for ask in asks] == [200] * 6
         assert (len(first.received), len(second.received)) == (3, 3)
 
+    async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(self, world: World) -> None:
+        world.add_model()
+        await world.add_engine()
+        await world.wait_listed()
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port)
+        body = b'{"model": "llama"}'
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
 
 class TestRefusing:
     @pytest.mark.parametrize(
@@ -487,6 +503,17 @@ class TestRetrying:
             await world.add_engine(pod="pod-2")
 
         assert ask.result()[0] == 200
+
+    async def test_engines_that_stay_busy_cost_a_request_its_time_and_then_429(self, world: World) -> None:
+        world.add_model(queue={"holdFor": "400ms"})
+        engine = await world.add_engine(fail(503, "The engine is currently busy"))
+        await world.wait_listed()
+
+        status, body = await world.ask()
+
+        assert status == 429
+        assert b'"saturated"' in body
+        assert len(engine.received) == 2
 
     async def test_a_request_that_breaks_every_engine_gets_502(self, running: Any) -> None:
         async with running(max_tries=2) as world:
