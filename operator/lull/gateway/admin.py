@@ -26,6 +26,8 @@ def build_admin(gateway: Gateway) -> web.Application:
     async def readyz(_: web.Request) -> web.Response:
         if gateway.stopping:
             return web.Response(status=503, text="stopping\n")
+        if not gateway.serving:
+            return web.Response(status=503, text="starting\n")
         if not gateway.directory.is_synced:
             return web.Response(status=503, text="models and endpoints are not listed yet\n")
         return web.Response(text="ok\n")

@@ -97,6 +97,8 @@ async def forward(gateway: Gateway, exchange: Exchange) -> None:
             await _converse(gateway, exchange, attempt)
     except TimeoutError:
         detail = "pod deleted" if attempt.is_lost else "time-out"
+        if exchange.reply.ended:
+            return
         if exchange.reply.begun_at is not None:
             await _break_off(exchange, detail)
         elif attempt.is_lost:

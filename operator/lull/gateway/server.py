@@ -86,6 +86,7 @@ async def serve(settings: GatewaySettings, connection: kube.Kube, *, stop: async
             shutdown_timeout=settings.drain_seconds,
         )
         async with _running(admin, settings.admin_port), _running(door, settings.port):
+            gateway.serving = True
             gateway.log.info("serving", port=settings.port, admin_port=settings.admin_port)
             await stop.wait()
             gateway.stopping = True
@@ -105,6 +106,7 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
 
     def drop(key: Key) -> None:
         lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
+        lines.forget(key)
         metrics.forget(key)
 
     directory = Directory(on_change=lambda key: lines.release(key), on_lost=attempts.lose, on_gone=drop)  # noqa: PLW0108  lines come next

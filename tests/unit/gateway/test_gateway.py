@@ -436,6 +436,23 @@ class TestHolding:
 
         assert ask.result()[0] == 404
 
+    async def test_nothing_is_kept_of_a_model_that_is_gone(self, world: World) -> None:
+        world.add_model()
+        gate = Gate()
+        engine = await world.add_engine(gate)
+        await world.wait_listed()
+
+        async with asyncio.TaskGroup() as group:
+            ask = group.create_task(world.ask())
+            await gate.entered.wait()
+            world.kube.remove("llmdeployments", "team-a", "llama")
+            await engine.stop()
+
+        assert ask.result()[0] == 404
+        assert (await world.demand())["models"] == {}
+        async with world.session.get(f"{world.admin}/metrics") as response:
+            assert "team-a" not in await response.text()
+
 
 class TestRetrying:
     @pytest.mark.parametrize(
