@@ -120,6 +120,8 @@ async def _converse(gateway: Gateway, exchange: Exchange, attempt: Attempt) -> N
             exchange.candidate.endpoint.origin + exchange.path,
             data=Body(exchange.body),
             headers=_request_headers(exchange),
+            # An engine does not decide where else the gateway sends requests.
+            allow_redirects=False,
         )
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise TryAgain(Failure.NOT_CONNECTED, str(error)) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from lull.doors import clock
 from tests.fakes.engine import (
@@ -23,8 +24,6 @@ from tests.fakes.engine import (
 )
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from tests.unit.gateway.conftest import World
 
 
@@ -125,6 +124,19 @@ class TestServing:
         assert status == 400
         assert b"max_tokens is too large" in body
         assert len(engine.received) == 1
+
+    async def test_follows_no_redirect(self, world: World) -> None:
+        async def redirect(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=307, headers={"Location": f"{world.admin}/demand"})
+
+        world.add_model()
+        await world.add_engine(redirect)
+        await world.wait_listed()
+
+        async with world.session.post(
+            f"{world.url}/v1/completions", json={"model": "llama"}, allow_redirects=False
+        ) as response:
+            assert response.status == 307
 
     async def test_spreads_over_endpoints(self, world: World) -> None:
         world.add_model()
