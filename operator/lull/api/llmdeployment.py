@@ -86,6 +86,6 @@ def owner_reference(deployment: LLMDeployment) -> Manifest:
 def render_validation_error(error: ValidationError, *, root: str) -> str:
     """One line per wrong field, by the path that a user wrote."""
     return "; ".join(
-        f"{'.'.join((root, *(str(part) for part in problem['loc'])))}: {problem['msg']}"
+        f"{'.'.join((root, *(str(part) for part in problem['loc'])))}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_url=False, include_input=False)
     )

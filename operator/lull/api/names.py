@@ -21,7 +21,11 @@ LABEL_APP: Final = "app.kubernetes.io/name"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_NAMESPACE: Final = "kubernetes.io/metadata.name"
+LABEL_MONITORING: Final = f"{GROUP}/monitoring"
+"""Set to `true` on a namespace, it lets the Prometheus pods there reach engines."""
 
+APP_LULL: Final = "lull"
 APP_ENGINE: Final = "lull-engine"
 COMPONENT_ENGINE: Final = "engine"
 MANAGED_BY: Final = "lull"
@@ -39,7 +43,15 @@ PORT_ENGINE: Final = 8000
 PORT_GATEWAY: Final = 8080
 PORT_ADMIN: Final = 8081
 
-_MAX_NAME: Final = 52  # a Deployment's pods add 17 characters ("-<10 hex>-<5>") and labels end at 63, less a margin
+# An LLMDeployment's name begins names of Services, which must start with a letter, and leaves room for suffixes.
+NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_LIMIT: Final = 40
+NAME_RULE: Final = (
+    f"metadata.name must be at most {NAME_LIMIT} lower-case letters, digits and hyphens, "
+    "start with a letter and end with a letter or digit"
+)
+
+_MAX_NAME: Final = 52  # its ReplicaSets add "-<10 hex>", and 63 characters are what fits into a label
 
 
 def child(deployment: str, *parts: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum, unique
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from lull.api.quantities import DURATION_PATTERN, QUANTITY_PATTERN
+from lull.api.quantities import DURATION_PATTERN, QUANTITY_PATTERN, parse_duration, parse_quantity
 
 DEFAULT_ENGINE_IMAGE: Final = "vllm/vllm-openai:v0.33.0"
 
@@ -19,14 +24,23 @@ SOURCE_PATTERN: Final = (
     r"|file:///[A-Za-z0-9._/-]+)$"
 )
 
+# As Kubernetes checks labels and taints, so that a wrong one is refused here and not in a child.
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
+LABEL_KEY_PATTERN: Final = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN, max_length=63)]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 ServedName = Annotated[str, Field(pattern=SERVED_NAME_PATTERN, min_length=1, max_length=128)]
 
 
-def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
-    """Schema extra that becomes `x-kubernetes-validations`: pairs of a CEL rule and the message it gives."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What must hold between fields: checked by the API server in CEL, and here for files and older CRDs."""
+
+    cel: str
+    holds: Callable[[Any], bool]
+    message: str
 
 
 class ApiModel(BaseModel):
@@ -35,6 +49,25 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True, extra="ignore", frozen=True
     )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        broken = [rule.message for rule in self.rules if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        if not cls.rules:
+            return schema
+        return {
+            **schema,
+            "x-kubernetes-validations": [{"rule": rule.cel, "message": rule.message} for rule in cls.rules],
+        }
 
 
 @unique
@@ -51,6 +84,24 @@ class CapacityType(StrEnum):
 
 
 class ModelSpec(ApiModel):
+    rules = (
+        Rule(
+            "!self.source.contains('..')",
+            lambda model: ".." not in model.source,
+            "source must not contain '..'",
+        ),
+        Rule(
+            "!has(self.name) || !(self.name in self.aliases)",
+            lambda model: model.name not in model.aliases,
+            "aliases must not repeat name",
+        ),
+        Rule(
+            "!has(self.secretName) || self.source.startsWith('hf://')",
+            lambda model: model.secret_name is None or model.source.startswith("hf://"),
+            "secretName is for hf:// sources; pvc:// and file:// are read without credentials",
+        ),
+    )
+
     source: Annotated[
         str,
         Field(
@@ -100,6 +151,14 @@ class EnvVar(ApiModel):
 
 
 class EngineSpec(ApiModel):
+    rules = (
+        Rule(
+            "self.env.all(variable, !variable.name.startsWith('LD_') && !variable.name.startsWith('PYTHON'))",
+            lambda engine: not any(variable.name.startswith(("LD_", "PYTHON")) for variable in engine.env),
+            "env must not set LD_* or PYTHON*: they load code into the engine",
+        ),
+    )
+
     image: Annotated[
         str,
         Field(
@@ -180,6 +239,19 @@ class ParallelismSpec(ApiModel):
 
 
 class AcceleratorSpec(ApiModel):
+    rules = (
+        Rule(
+            "self.vendor != 'Cpu' || !has(self.product)",
+            lambda accelerator: accelerator.vendor is not Vendor.CPU or accelerator.product is None,
+            "product names a GPU: leave it out where vendor is Cpu",
+        ),
+        Rule(
+            "self.vendor != 'Cpu' || !has(self.resourceName)",
+            lambda accelerator: accelerator.vendor is not Vendor.CPU or accelerator.resource_name is None,
+            "resourceName asks for devices: leave it out where vendor is Cpu",
+        ),
+    )
+
     vendor: Annotated[
         Vendor,
         Field(description="Maker of the accelerator; Cpu asks for none. A change restarts the pods."),
@@ -209,6 +281,16 @@ class AcceleratorSpec(ApiModel):
 
 
 class ResourcesSpec(ApiModel):
+    rules = (
+        Rule(
+            "!has(self.memory) || quantity(self.memory).isGreaterThan(quantity(self.sharedMemory))",
+            lambda resources: (
+                resources.memory is None or parse_quantity(resources.memory) > parse_quantity(resources.shared_memory)
+            ),
+            "memory must be greater than sharedMemory, which counts towards it",
+        ),
+    )
+
     cpu: Annotated[
         Quantity | None,
         Field(description="CPU that the engine container asks for. Default: none asked. A change restarts the pods."),
@@ -233,11 +315,32 @@ class ResourcesSpec(ApiModel):
 
 
 class Toleration(ApiModel):
-    key: Annotated[str | None, Field(max_length=316, description="Taint key; absent means every key.")] = None
+    rules = (
+        Rule(
+            "self.operator != 'Exists' || !has(self.value)",
+            lambda toleration: toleration.operator != "Exists" or toleration.value is None,
+            "value goes with operator Equal only",
+        ),
+        Rule(
+            "self.operator != 'Equal' || has(self.key)",
+            lambda toleration: toleration.operator != "Equal" or toleration.key is not None,
+            "operator Equal needs a key",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
+            "tolerationSeconds goes with effect NoExecute only",
+        ),
+    )
+
+    key: Annotated[
+        str | None,
+        Field(max_length=317, pattern=LABEL_KEY_PATTERN, description="Taint key; absent means every key."),
+    ] = None
     operator: Annotated[
         Literal["Exists", "Equal"], Field(description="Whether the key must exist or equal the value.")
     ] = "Equal"
-    value: Annotated[str | None, Field(max_length=63, description="Taint value for Equal.")] = None
+    value: Annotated[LabelValue | None, Field(description="Taint value for Equal.")] = None
     effect: Annotated[
         Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
         Field(description="Taint effect; absent means every effect."),
@@ -248,6 +351,14 @@ class Toleration(ApiModel):
 
 
 class PoolSpec(ApiModel):
+    rules = (
+        Rule(
+            f"self.nodeSelector.all(key, key.size() <= 317 && key.matches('{LABEL_KEY_PATTERN}'))",
+            lambda pool: all(len(key) <= 317 and re.match(LABEL_KEY_PATTERN, key) for key in pool.node_selector),
+            "nodeSelector has a key that is no label key: [prefix/]name",
+        ),
+    )
+
     name: Annotated[
         str,
         Field(
@@ -262,7 +373,7 @@ class PoolSpec(ApiModel):
         Field(description="Capacity that the pool's nodes must be: Spot, OnDemand or Any. A change restarts the pods."),
     ] = CapacityType.ANY
     node_selector: Annotated[
-        dict[str, str],
+        dict[str, LabelValue],
         Field(max_length=16, description="Labels that the pool's nodes must have. A change restarts the pods."),
     ] = {}
     tolerations: Annotated[
@@ -305,31 +416,40 @@ class TargetSpec(ApiModel):
     ] = None
 
 
-class ScaleRules(ApiModel):
+class ScaleUpRules(ApiModel):
     stabilization_window_seconds: Annotated[
         int,
         Field(
             ge=0,
             le=3600,
-            description="For how long a recommendation must hold before it is followed, in seconds. Immediate.",
+            description="For how long more replicas must be recommended before they are added, in seconds. Immediate.",
         ),
-    ]
+    ] = 0
+
+
+class ScaleDownRules(ApiModel):
+    stabilization_window_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3600,
+            description="For how long fewer replicas must be recommended before they go, in seconds. Immediate.",
+        ),
+    ] = 300
 
 
 class BehaviorSpec(ApiModel):
-    scale_up: Annotated[ScaleRules, Field(description="Rules for adding replicas.")] = ScaleRules(
-        stabilization_window_seconds=0
-    )
-    scale_down: Annotated[ScaleRules, Field(description="Rules for removing replicas.")] = ScaleRules(
-        stabilization_window_seconds=300
-    )
+    scale_up: Annotated[ScaleUpRules, Field(description="Rules for adding replicas.")] = ScaleUpRules()
+    scale_down: Annotated[ScaleDownRules, Field(description="Rules for removing replicas.")] = ScaleDownRules()
 
 
 class ScalingSpec(ApiModel):
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            ("self.minReplicas <= self.maxReplicas", "minReplicas must not be greater than maxReplicas"),
-        )
+    rules = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            lambda scaling: scaling.min_replicas <= scaling.max_replicas,
+            "minReplicas must not be greater than maxReplicas",
+        ),
     )
 
     min_replicas: Annotated[
@@ -382,6 +502,14 @@ class QueueSpec(ApiModel):
 
 
 class RolloutSpec(ApiModel):
+    rules = (
+        Rule(
+            "duration(self.drain) <= duration('1h')",
+            lambda rollout: parse_duration(rollout.drain) <= 3600,
+            "drain must not be longer than 1h",
+        ),
+    )
+
     drain: Annotated[
         Duration,
         Field(
@@ -394,13 +522,12 @@ class RolloutSpec(ApiModel):
 
 
 class LLMDeploymentSpec(ApiModel):
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.accelerator.vendor != 'Cpu' || !self.engine.image.startsWith('vllm/vllm-openai:')",
-                "vllm/vllm-openai needs an Nvidia GPU: set spec.engine.image to a CPU build of vLLM",
-            ),
-        )
+    rules = (
+        Rule(
+            "self.accelerator.vendor != 'Cpu' || !self.engine.image.startsWith('vllm/vllm-openai:')",
+            lambda spec: spec.accelerator.vendor is not Vendor.CPU or not _needs_gpu(spec.engine.image),
+            "vllm/vllm-openai needs an Nvidia GPU: set engine.image to a CPU build of vLLM",
+        ),
     )
 
     model: Annotated[ModelSpec, Field(description="Which model is served, and under which names.")]
@@ -425,3 +552,7 @@ class LLMDeploymentSpec(ApiModel):
     ] = None
     queue: Annotated[QueueSpec, Field(description="How requests wait at the gateway.")] = QueueSpec()
     rollout: Annotated[RolloutSpec, Field(description="How pods are replaced and stopped.")] = RolloutSpec()
+
+
+def _needs_gpu(image: str) -> bool:
+    return image.startswith("vllm/vllm-openai:")

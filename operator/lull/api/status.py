@@ -41,7 +41,7 @@ class ColdStart(ApiModel):
 
     at: Annotated[str, Field(description="When the pod was created.", json_schema_extra={"format": "date-time"})]
     scheduled: Annotated[str, Field(description="Pod created until bound to a node.", max_length=32)]
-    image: Annotated[str, Field(description="Bound until the first container of the pod ran.", max_length=32)]
+    image: Annotated[str, Field(description="Bound until the engine ran, less weights: pulling images.", max_length=32)]
     weights: Annotated[str, Field(description="Time spent fetching weights into the pod.", max_length=32)]
     warm_up: Annotated[str, Field(description="Engine process started until ready.", max_length=32)]
     total: Annotated[str, Field(description="Pod created until ready.", max_length=32)]
@@ -55,7 +55,7 @@ class LLMDeploymentStatus(ApiModel):
     selector: Annotated[
         str, Field(description="Label selector of the engine pods, for /scale and its users.", max_length=1024)
     ] = ""
-    summary: Annotated[str, Field(description="Ready of existing replicas, for people.", max_length=32)] = "0/0"
+    summary: Annotated[str, Field(description="Ready of desired replicas, for people.", max_length=32)] = "0/0"
     served_names: Annotated[
         list[str],
         Field(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from lull import __version__
@@ -20,6 +23,44 @@ def options() -> None:
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+@app.command("operator")
+def run_operator() -> None:
+    """Run the operator, as its Deployment in the cluster does."""
+    from lull.cli.operator import main
+
+    main()
+
+
+@app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="hf://org/name or hf://org/name@revision")],
+    to: Annotated[str, typer.Option(help="Folder that gets the files.")],
+) -> None:
+    """Bring a model's files from a hub to a folder (HF_ENDPOINT, HF_TOKEN)."""
+    from lull.cli.fetch import run
+
+    raise typer.Exit(run(source, to))
+
+
+@app.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition."""
+    from lull.cli.crd import render_crd
+
+    print(render_crd(), end="")
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="Manifest with LLMDeployments; - reads standard input.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="For objects that name none.")] = "default",
+) -> None:
+    """Print what the operator would apply for an LLMDeployment, without a cluster."""
+    from lull.cli.render import render_file
+
+    print(render_file(file, namespace=namespace), end="")
 
 
 @app.command("gateway")

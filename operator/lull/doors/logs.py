@@ -12,7 +12,7 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
-_NOISY: Final = ("httpx", "httpcore", "aiohttp.access", "asyncio")
+_NOISY: Final = ("httpx", "httpcore", "aiohttp.access", "asyncio", "kopf.objects")
 
 
 def configure(level: str) -> None:
@@ -45,7 +45,7 @@ def configure(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in _NOISY:
-        # One line per outcome is ours to write; a library's line per request is noise.
+        # One line per outcome is ours to write; a library's line per request or event is noise.
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
