@@ -52,12 +52,12 @@ class OperatorSettings(_Settings):
 class GatewaySettings(_Settings):
     port: Annotated[int, Field(ge=1, le=65535, description="Port for clients.")] = names.PORT_GATEWAY
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
-    body_seconds: Annotated[float, Field(ge=1, le=600, description="Longest time to receive a body.")] = 30.0
+    body_seconds: Annotated[float, Field(ge=0.1, le=600, description="Longest time to receive a body.")] = 30.0
     connect_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     first_byte_seconds: Annotated[float, Field(ge=1, le=7200, description="Longest wait for an engine's answer.")] = (
         600.0
     )
-    idle_seconds: Annotated[float, Field(ge=1, le=7200, description="Longest silence within a stream.")] = 300.0
+    idle_seconds: Annotated[float, Field(ge=0.1, le=7200, description="Longest silence within a stream.")] = 300.0
     sync_seconds: Annotated[
         float, Field(ge=0, le=600, description="Longest wait of a request for the first list of models.")
     ] = 10.0
@@ -70,5 +70,6 @@ class GatewaySettings(_Settings):
     drain_seconds: Annotated[float, Field(ge=0, le=3600, description="Time to finish when told to stop.")] = 60.0
     max_tries: Annotated[int, Field(ge=1, le=10, description="Endpoints tried before the first byte.")] = 3
     heartbeat_seconds: Annotated[
-        float, Field(ge=1, le=600, description="Held streams get an SSE comment this often, after the first such wait.")
+        float,
+        Field(ge=0.1, le=600, description="Held streams get an SSE comment this often, after the first such wait."),
     ] = 15.0

@@ -66,7 +66,7 @@ class FakeEngine:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = request[BODY] = await request.content.read()
-        self.received.append(Received(request.raw_path, dict(request.headers), body))
+        self.received.append(Received(request.raw_path, request.headers, body))
         try:
             return await self.answer(request)
         except asyncio.CancelledError:

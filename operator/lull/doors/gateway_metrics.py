@@ -41,7 +41,7 @@ class GatewayMetrics:
         self._registry.register(_DemandCollector(demand))
         self.requests = Counter(
             "lull_gateway_requests",
-            "Requests by the status they ended with; 499: the client left first. No name: no model was found.",
+            "Requests by the status they ended with; 499: the client left first. No name: it concerned no model that exists.",
             (*_OF_DEPLOYMENT, "code"),
             registry=self._registry,
         )

@@ -24,11 +24,8 @@ def build_admin(gateway: Gateway) -> web.Application:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if gateway.stopping:
-            return web.Response(status=503, text="stopping\n")
-        if not gateway.directory.is_synced:
-            return web.Response(status=503, text="models and endpoints are not listed yet\n")
-        return web.Response(text="ok\n")
+        reason = _find_unready(gateway)
+        return web.Response(text="ok\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=gateway.metrics.render(), headers={"Content-Type": gateway_metrics.CONTENT_TYPE})
@@ -42,7 +39,7 @@ def build_admin(gateway: Gateway) -> web.Application:
             return web.Response(status=400, text="after is a whole number, wait is seconds\n")
         same_boot = request.query.get("boot", boot) == boot
         # A sequence from the future was given by another process of this name: all is news to its owner.
-        if after is not None and same_boot and after == gateway.lines.sequence and not gateway.stopping:
+        if after is not None and same_boot and after == gateway.lines.sequence:
             try:
                 async with asyncio.timeout(wait):
                     await gateway.lines.wait_beyond(after)
@@ -60,6 +57,16 @@ def build_admin(gateway: Gateway) -> web.Application:
         ]
     )
     return app
+
+
+def _find_unready(gateway: Gateway) -> str | None:
+    if gateway.stopping:
+        return "stopping"
+    if not gateway.serving:
+        return "starting"
+    if not gateway.directory.is_synced:
+        return "models and endpoints are not listed yet"
+    return None
 
 
 def _render_demand(gateway: Gateway, boot: str) -> bytes:

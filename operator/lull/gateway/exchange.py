@@ -103,4 +103,6 @@ class Gateway:
     attempts: Attempts = field(default_factory=Attempts)
     pending_bytes: int = 0
     """Bodies in memory, of all requests that are not answered yet."""
+    serving: bool = False
+    """Clients can connect."""
     stopping: bool = False

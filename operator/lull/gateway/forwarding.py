@@ -97,6 +97,8 @@ async def forward(gateway: Gateway, exchange: Exchange) -> None:
             await _converse(gateway, exchange, attempt)
     except TimeoutError:
         detail = "pod deleted" if attempt.is_lost else "time-out"
+        if exchange.reply.ended:
+            return
         if exchange.reply.begun_at is not None:
             await _break_off(exchange, detail)
         elif attempt.is_lost:
@@ -118,6 +120,8 @@ async def _converse(gateway: Gateway, exchange: Exchange, attempt: Attempt) -> N
             exchange.candidate.endpoint.origin + exchange.path,
             data=Body(exchange.body),
             headers=_request_headers(exchange),
+            # An engine does not decide where else the gateway sends requests.
+            allow_redirects=False,
         )
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise TryAgain(Failure.NOT_CONNECTED, str(error)) from error

@@ -67,6 +67,9 @@ class Lines:
         """Refuse everything that waits for a model."""
         for ticket in self._admission.empty(key):
             self._waiters.pop(ticket.number).set_result(refusal())
+
+    def forget(self, key: Key) -> None:
+        """Drop the count of a model that is gone, once nothing of it is left here."""
         self._admission.forget(key)
 
     def close(self, refusal: Callable[[], Refusal]) -> None:

@@ -23,6 +23,7 @@ from lull.gateway.reply import ClientLeft, Reply
 from lull.wire.openai import Refusal, parse_call, unavailable, unknown_model
 
 if TYPE_CHECKING:
+    from lull.api.llmdeployment import LLMDeployment
     from lull.gateway.exchange import Gateway
 
 RETRY_AFTER_FULL: Final = 5.0
@@ -66,8 +67,8 @@ async def serve(gateway: Gateway, request: web.BaseRequest, path: str) -> web.St
         exchange.client_left = True
         raise
     finally:
-        _leave(gateway, exchange)
         count(gateway, exchange)
+        _leave(gateway, exchange)
     return reply.response
 
 
@@ -109,10 +110,8 @@ async def find_model(gateway: Gateway, exchange: Exchange) -> None:
                 await gateway.directory.wait_synced()
         except TimeoutError:
             raise not_synced() from None
-    deployment = exchange.deployment = gateway.directory.catalogue.find(call.model)
-    if deployment is None:
-        raise unknown_model(call.model, gateway.directory.catalogue.names)
-    exchange.limits = gateway.directory.limits(deployment)
+    exchange.deployment = gateway.directory.catalogue.find(call.model)
+    exchange.limits = gateway.directory.limits(_require_known(gateway, exchange))
 
 
 async def admit(gateway: Gateway, exchange: Exchange) -> None:
@@ -134,6 +133,7 @@ async def admit(gateway: Gateway, exchange: Exchange) -> None:
                 retry_after=RETRY_AFTER_FULL,
             )
     else:
+        _require_known(gateway, exchange)
         gateway.lines.hold_again(exchange.ticket)
     waiter = gateway.lines.waiter(exchange.ticket)
     if waiter is None:
@@ -250,8 +250,11 @@ async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> 
                 kind="server_error",
                 code="engine_failed",
             )
+    if now >= exchange.deadline:
+        raise _expired(gateway, exchange)
     gateway.metrics.retries.labels(key.namespace, key.name, again.failure.value).inc()
     if gateway.directory.free(key, now=now) > 0:
+        # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)
         if pause > 0:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads retries only
@@ -270,6 +273,15 @@ async def _wait(gateway: Gateway, exchange: Exchange, waiter: asyncio.Future[Ref
             continue
         until = min(exchange.deadline, exchange.next_beat) if exchange.call.stream else exchange.deadline
         await asyncio.wait((waiter,), timeout=until - now)
+
+
+def _require_known(gateway: Gateway, exchange: Exchange) -> LLMDeployment:
+    """What the request is for, as long as it exists."""
+    assert exchange.call is not None
+    catalogue = gateway.directory.catalogue
+    if exchange.deployment is None or exchange.deployment.key not in catalogue.deployments:
+        raise unknown_model(exchange.call.model, catalogue.names)
+    return exchange.deployment
 
 
 def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
@@ -321,8 +333,14 @@ async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
 
 def _leave(gateway: Gateway, exchange: Exchange) -> None:
     gateway.pending_bytes -= exchange.size
-    if exchange.ticket is not None:
-        gateway.lines.leave(exchange.ticket)
+    if exchange.ticket is None:
+        return
+    gateway.lines.leave(exchange.ticket)
+    key = exchange.ticket.key
+    if key not in gateway.directory.catalogue.deployments:
+        # The last one out of a model that was deleted meanwhile.
+        gateway.lines.forget(key)
+        gateway.metrics.forget(key)
 
 
 def _request_id(request: web.BaseRequest) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EVENT_STREAM: Final = "text/event-stream"
 LAST_WORD_SECONDS: Final = 5.0
+SERVER: Final = {"Server": "lull"}
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -33,7 +34,7 @@ class Reply:
 
     def __init__(self, request: web.BaseRequest, *, request_id: str) -> None:
         self._request = request
-        self._headers = {"x-request-id": request_id}
+        self._headers = {**SERVER, "x-request-id": request_id}
         self._response: web.StreamResponse | None = None
         self._is_event_stream = False
         self._is_torn = False

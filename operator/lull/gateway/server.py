@@ -21,7 +21,7 @@ from lull.gateway.attempts import Attempts
 from lull.gateway.directory import Directory
 from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
-from lull.gateway.reply import JSON
+from lull.gateway.reply import JSON, SERVER
 from lull.wire.openai import INFERENCE_PATHS, PATH_MODELS, Refusal, render_models, unknown_model
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ async def serve(settings: GatewaySettings, connection: kube.Kube, *, stop: async
             shutdown_timeout=settings.drain_seconds,
         )
         async with _running(admin, settings.admin_port), _running(door, settings.port):
+            gateway.serving = True
             gateway.log.info("serving", port=settings.port, admin_port=settings.admin_port)
             await stop.wait()
             gateway.stopping = True
@@ -105,6 +106,7 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
 
     def drop(key: Key) -> None:
         lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
+        lines.forget(key)
         metrics.forget(key)
 
     directory = Directory(on_change=lambda key: lines.release(key), on_lost=attempts.lose, on_gone=drop)  # noqa: PLW0108  lines come next
@@ -143,26 +145,31 @@ async def _running(runner: web.AppRunner | web.ServerRunner, port: int) -> Async
 async def _answer(gateway: Gateway, request: web.BaseRequest) -> web.StreamResponse:
     """The allow-list: exactly these paths exist, compared as they were sent."""
     path = request.raw_path.partition("?")[0]
-    if path in INFERENCE_PATHS:
-        if request.method == "POST":
-            return await pipeline.serve(gateway, request, path)
-        return _refuse(_wrong_method(path, "POST"))
-    if path == PATH_MODELS:
-        if request.method == "GET":
-            return _list_models(gateway)
-        return _refuse(_wrong_method(path, "GET"))
-    return _refuse(Refusal(404, "There is nothing at this path.", code="unknown_path"))
+    if path in INFERENCE_PATHS and request.method == "POST":
+        return await pipeline.serve(gateway, request, path)
+    status, headers = 200, dict[str, str]()
+    try:
+        body = _answer_here(gateway, request.method, path)
+    except Refusal as refusal:
+        status, headers, body = refusal.status, refusal.headers, refusal.body
+    gateway.metrics.requests.labels("", "", str(status)).inc()
+    response = web.Response(status=status, headers={**SERVER, **JSON, **headers}, body=body)
+    if gateway.stopping:
+        response.force_close()
+    return response
 
 
-def _list_models(gateway: Gateway) -> web.Response:
+def _answer_here(gateway: Gateway, method: str, path: str) -> bytes:
+    """What needs no engine: the list of models, and every no."""
+    if path not in INFERENCE_PATHS | {PATH_MODELS}:
+        raise Refusal(404, "There is nothing at this path.", code="unknown_path")
+    if path in INFERENCE_PATHS or method != "GET":
+        raise _wrong_method(path, "POST" if path in INFERENCE_PATHS else "GET")
     if not gateway.directory.is_synced:
-        return _refuse(pipeline.not_synced())
+        raise pipeline.not_synced()
     catalogue = gateway.directory.catalogue
-    return web.Response(
-        headers=JSON,
-        body=render_models(
-            (name, _created(catalogue.deployments[key].created_at)) for name, key in catalogue.names.items()
-        ),
+    return render_models(
+        (name, _created(catalogue.deployments[key].created_at)) for name, key in catalogue.names.items()
     )
 
 
@@ -172,7 +179,3 @@ def _created(created_at: str) -> int:
 
 def _wrong_method(path: str, allowed: str) -> Refusal:
     return Refusal(405, f"{path} takes {allowed} only.", code="method_not_allowed", headers={"Allow": allowed})
-
-
-def _refuse(refusal: Refusal) -> web.Response:
-    return web.Response(status=refusal.status, headers={**JSON, **refusal.headers}, body=refusal.body)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from lull.doors import clock
 from tests.fakes.engine import (
@@ -23,8 +24,6 @@ from tests.fakes.engine import (
 )
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from tests.unit.gateway.conftest import World
 
 
@@ -126,6 +125,19 @@ class TestServing:
         assert b"max_tokens is too large" in body
         assert len(engine.received) == 1
 
+    async def test_follows_no_redirect(self, world: World) -> None:
+        async def redirect(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=307, headers={"Location": f"{world.admin}/demand"})
+
+        world.add_model()
+        await world.add_engine(redirect)
+        await world.wait_listed()
+
+        async with world.session.post(
+            f"{world.url}/v1/completions", json={"model": "llama"}, allow_redirects=False
+        ) as response:
+            assert response.status == 307
+
     async def test_spreads_over_endpoints(self, world: World) -> None:
         world.add_model()
         gate = Gate()
@@ -140,6 +152,22 @@ class TestServing:
 
         assert [ask.result()[0] for ask in asks] == [200] * 6
         assert (len(first.received), len(second.received)) == (3, 3)
+
+    async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(self, world: World) -> None:
+        world.add_model()
+        await world.add_engine()
+        await world.wait_listed()
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port)
+        body = b'{"model": "llama"}'
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
 
 class TestRefusing:
@@ -229,7 +257,7 @@ class TestRefusing:
             assert response.status == 415
 
     async def test_a_body_that_does_not_arrive_gets_408(self, running: Any) -> None:
-        async with running(body_seconds=1) as world:
+        async with running(body_seconds=0.1) as world:
             reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port)
             writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             status = await reader.readline()
@@ -387,7 +415,7 @@ class TestHolding:
         assert b'"saturated"' in body
 
     async def test_streams_that_wait_long_get_comments(self, running: Any) -> None:
-        async with running(heartbeat_seconds=1) as world:
+        async with running(heartbeat_seconds=0.1) as world:
             world.add_model()
             await world.wait_listed()
 
@@ -398,8 +426,8 @@ class TestHolding:
                 assert await response.content.read() == b"".join(CHUNKS)
 
     async def test_a_stream_kept_open_ends_with_an_error_event_when_its_time_is_over(self, running: Any) -> None:
-        async with running(heartbeat_seconds=1) as world:
-            world.add_model(queue={"holdFor": "1100ms"})
+        async with running(heartbeat_seconds=0.1) as world:
+            world.add_model(queue={"holdFor": "150ms"})
             await world.wait_listed()
 
             status, body = await world.ask(stream=True)
@@ -419,6 +447,23 @@ class TestHolding:
             world.kube.remove("llmdeployments", "team-a", "llama")
 
         assert ask.result()[0] == 404
+
+    async def test_nothing_is_kept_of_a_model_that_is_gone(self, world: World) -> None:
+        world.add_model()
+        gate = Gate()
+        engine = await world.add_engine(gate)
+        await world.wait_listed()
+
+        async with asyncio.TaskGroup() as group:
+            ask = group.create_task(world.ask())
+            await gate.entered.wait()
+            world.kube.remove("llmdeployments", "team-a", "llama")
+            await engine.stop()
+
+        assert ask.result()[0] == 404
+        assert (await world.demand())["models"] == {}
+        async with world.session.get(f"{world.admin}/metrics") as response:
+            assert "team-a" not in await response.text()
 
 
 class TestRetrying:
@@ -487,6 +532,17 @@ class TestRetrying:
             await world.add_engine(pod="pod-2")
 
         assert ask.result()[0] == 200
+
+    async def test_engines_that_stay_busy_cost_a_request_its_time_and_then_429(self, world: World) -> None:
+        world.add_model(queue={"holdFor": "400ms"})
+        engine = await world.add_engine(fail(503, "The engine is currently busy"))
+        await world.wait_listed()
+
+        status, body = await world.ask()
+
+        assert status == 429
+        assert b'"saturated"' in body
+        assert len(engine.received) == 2
 
     async def test_a_request_that_breaks_every_engine_gets_502(self, running: Any) -> None:
         async with running(max_tries=2) as world:
@@ -618,7 +674,7 @@ class TestBreaking:
             await asyncio.sleep(30)
             return response
 
-        async with running(idle_seconds=1) as world:
+        async with running(idle_seconds=0.1) as world:
             world.add_model()
             await world.add_engine(answer)
             await world.wait_listed()
