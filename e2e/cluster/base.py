@@ -1,10 +1,12 @@
 """What a cluster can do, whoever provides it."""
 
 import shlex
+import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,6 +124,18 @@ class Cluster(ABC):
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:
         """Load an archive into one node, unless it has all of its images."""
 
+    def _forget(self, *names: str) -> None:
+        """Remove what this program put in the cluster's folder, and the folder where nothing else is in it."""
+        forward.stop_all(self.folder)
+        for name in ("forwards", "kubectl-cache", *names):
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def _service(self, namespace: str, name: str) -> dict[str, Any]:
         return self.client().get(f"/api/v1/namespaces/{namespace}/services/{name}")
 
@@ -166,7 +180,10 @@ def naming_commands(images: Sequence[Image]) -> list[list[str]]:
 
 def run(argv: Sequence[str]) -> str:
     """Run a program and return what it printed; its own words are the error."""
-    answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ClusterError(f"{argv[0]} is not on PATH: install it.") from error
     if answer.returncode:
         said = (answer.stderr or answer.stdout).strip()
         raise ClusterError(f"`{shlex.join(argv[:4])} …` failed with exit code {answer.returncode}: {said[-800:]}")

@@ -9,7 +9,6 @@ from typing import NoReturn
 
 from typing_extensions import override
 
-from e2e.cluster import forward
 from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, run
 from e2e.cluster.model import GPU, GPUS_PER_NODE, ClusterError, Node, Provider
@@ -82,7 +81,7 @@ class ExistingCluster(Cluster):
 
     @override
     def down(self) -> None:
-        forward.stop_all(self.folder)
+        self._forget()
 
     @override
     def stop_node(self, name: str, *, hard: bool = False) -> NoReturn:

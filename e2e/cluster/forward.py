@@ -16,6 +16,7 @@ from e2e.cluster.nodes import Kubectl
 from e2e.cluster.progress import wait_until
 
 _GLANCE = 0.3
+_SUPERVISE = "from e2e.cluster.forward import detach; detach()"
 
 
 def ensure(folder: Path, kubectl: Kubectl, *, namespace: str, name: str, port: int) -> int:
@@ -30,7 +31,7 @@ def ensure(folder: Path, kubectl: Kubectl, *, namespace: str, name: str, port: i
     )
     # The child steps out of this process's session and its parent ends at once, so that nothing here has to wait for it.
     subprocess.run(
-        [sys.executable, "-m", "e2e.cluster.forward", str(record), str(local), *argv],
+        [sys.executable, "-c", _SUPERVISE, str(record), str(local), *argv],
         check=True,
         cwd=Path(__file__).parents[2],
     )
@@ -49,6 +50,16 @@ def stop_all(folder: Path) -> None:
         ports.append(_local_port(record))
         record.unlink(missing_ok=True)
     wait_until(lambda: not any(port and _listens(port) for port in ports), seconds=5)
+
+
+def detach() -> None:
+    """Supervise in a process that has left its session, as the command line says; return at once."""
+    if os.fork() == 0:
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        supervise(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
 
 
 def supervise(record: Path, local: int, argv: list[str]) -> None:
@@ -93,12 +104,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-if __name__ == "__main__":
-    if os.fork() == 0:
-        os.setsid()
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nowhere, descriptor)
-        supervise(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

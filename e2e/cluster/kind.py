@@ -9,10 +9,9 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from e2e.cluster import forward
 from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, has_all, naming_commands, parse_present, run
-from e2e.cluster.model import NAME, NODES, Node, Provider
+from e2e.cluster.model import NAME, NODES, ClusterError, Node, Provider
 from e2e.cluster.nodes import settle
 from e2e.cluster.progress import step
 from e2e.cluster.tools import Toolbox, find_clients
@@ -98,6 +97,10 @@ class KindCluster(Cluster):
 
     @override
     def up(self) -> None:
+        if not is_available():
+            raise ClusterError(
+                "The provider kind needs `kind` on PATH and a Docker daemon that answers: install and start them."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.exists():
             with step("kind create cluster"):
@@ -111,11 +114,10 @@ class KindCluster(Cluster):
 
     @override
     def down(self) -> None:
-        forward.stop_all(self.folder)
         if self.exists():
             with step("kind delete cluster"):
                 run(delete_argv(self.kubeconfig))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._forget("kubeconfig")
 
     @override
     def stop_node(self, name: str, *, hard: bool = False) -> None:
