@@ -19,6 +19,9 @@ from e2e.cluster.tools import Toolbox, find_clients
 CONFIG = Path(__file__).with_name("kind.yaml")
 
 
+CONTROL_PLANE = f"{NAME}-control-plane"
+
+
 def create_argv(kubeconfig: Path) -> list[str]:
     return ["kind", "create", "cluster", f"--name={NAME}", f"--config={CONFIG}", f"--kubeconfig={kubeconfig}"]
 
@@ -107,7 +110,7 @@ class KindCluster(Cluster):
                 run(create_argv(self.kubeconfig))
         else:
             run(["kind", "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={self.kubeconfig}"])
-            for node in (f"{NAME}-control-plane", *(node.name for node in NODES)):
+            for node in (CONTROL_PLANE, *(node.name for node in NODES)):
                 self._start(node)
         with step("nodes Ready, with labels and GPUs"):
             settle(self.client(), dict.fromkeys(NODES), seconds=180)
@@ -131,6 +134,15 @@ class KindCluster(Cluster):
         with step(f"start {name}"):
             self._start(name)
             settle(self.client(), {node: None}, seconds=180)
+
+    @override
+    def _stop_api_server(self) -> None:
+        run(["docker", "pause", CONTROL_PLANE])
+
+    @override
+    def _start_api_server(self) -> None:
+        run(["docker", "unpause", CONTROL_PLANE])
+        settle(self.client(), dict.fromkeys(NODES), seconds=180)
 
     @override
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:

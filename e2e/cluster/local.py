@@ -132,6 +132,17 @@ class LocalCluster(Cluster):
             settle(self.client(), {node.node: self._start_kubelet(node)})
 
     @override
+    def _stop_api_server(self) -> None:
+        with self._alone():
+            if state := self._state.read():
+                processes.kill([state.processes["kube-apiserver"]])
+
+    @override
+    def _start_api_server(self) -> None:
+        with self._alone():
+            self._start_control_plane()
+
+    @override
     def status(self) -> tuple[list[str], bool]:
         state = self._state.read()
         if state is None:

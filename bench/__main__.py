@@ -1,0 +1,36 @@
+"""Run benchmarks by name, all of them without one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from datetime import UTC, datetime
+
+from bench.claims import as_json, print_table
+
+NAMES = ("wake", "cluster")
+
+
+def main() -> int:
+    """Return 0 where every claim was kept."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    claims = [
+        claim for name in arguments.names or NAMES for claim in importlib.import_module(f"bench.{name}").measure()
+    ]
+    if arguments.json:
+        print(json.dumps(as_json(claims, at=datetime.now(UTC).isoformat(timespec="seconds")), indent=1))
+    else:
+        print_table(claims)
+    return 0 if all(claim.kept for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+{{- define "lull.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains "lull" .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-lull" (.Release.Name | trunc 35 | trimSuffix "-") -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "lull.image" -}}
+{{- with .Values.image -}}
+{{- with .registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that select; they never change. Called with (list $ component). */}}
+{{- define "lull.selector" -}}
+app.kubernetes.io/name: lull
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "lull.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "lull.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: lull
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Namespace that Lull is limited to; empty for the whole cluster. */}}
+{{- define "lull.watchNamespace" -}}
+{{- if eq .Values.rbac.scope "namespaced" -}}
+{{- .Values.rbac.watchNamespace | default .Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "lull.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+readOnlyRootFilesystem: true
+{{- end -}}
+
+{{- define "lull.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "lull.commonEnv" -}}
+- name: LULL_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: LULL_POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: LULL_LOG_LEVEL
+  value: {{ .Values.logLevel }}
+{{- with include "lull.watchNamespace" . }}
+- name: LULL_WATCH_NAMESPACE
+  value: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* What both Deployments' pods have in common. Called with (list $ component values). */}}
+{{- define "lull.placement" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 2 -}}
+{{- with $root.Values.image.pullSecrets }}
+imagePullSecrets:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+{{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+{{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (include "lull.selector" (list $root (index $ 1)) | fromYaml)) }}
+topologySpreadConstraints:
+{{- range . }}
+{{- list (merge (deepCopy .) $selector) | toYaml | nindent 0 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "lull.probes" -}}
+readinessProbe:
+  httpGet:
+    path: /readyz
+    port: admin
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 3
+livenessProbe:
+  httpGet:
+    path: /healthz
+    port: admin
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end -}}
+
+{{/* What the operator may do to the objects of LLMDeployments, in the namespaces that it serves. */}}
+{{- define "lull.operatorRules" -}}
+- apiGroups: [lull.dev]
+  resources: [llmdeployments]
+  verbs: [get, list, watch]
+- apiGroups: [lull.dev]
+  resources: [llmdeployments/status]
+  verbs: [patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments/scale]
+  verbs: [get, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [get, list, watch, create, patch]
+{{- end -}}
+
+{{- define "lull.gatewayRules" -}}
+- apiGroups: [lull.dev]
+  resources: [llmdeployments]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{/* Roles and bindings of one component. Called with (list $ component rules). */}}
+{{- define "lull.access" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $name := printf "%s-%s" (include "lull.fullname" $root) $component -}}
+{{- $namespace := include "lull.watchNamespace" $root -}}
+{{- $kind := ternary "Role" "ClusterRole" (ne $namespace "") -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "lull.labels" . | nindent 4 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}
+metadata:
+  name: {{ $name }}
+  {{- with $namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "lull.labels" . | nindent 4 }}
+rules:
+{{ index . 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}Binding
+metadata:
+  name: {{ $name }}
+  {{- with $namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "lull.labels" . | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ $kind }}
+  name: {{ $name }}
+subjects:
+- kind: ServiceAccount
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+{{- end -}}
+
+{{/* Prometheus as a NetworkPolicy peer, the same one that may reach the engines. */}}
+{{- define "lull.prometheus" -}}
+- namespaceSelector:
+    matchLabels:
+      lull.dev/monitoring: "true"
+  podSelector:
+    matchLabels:
+      app.kubernetes.io/name: prometheus
+{{- end -}}

@@ -1,0 +1,331 @@
+"""Lull installed on a cluster, as the demo, the scenarios and the benchmarks use it.
+
+`install()` is the slow part, once per run: cluster, images, chart. `Lab` is the quick part: an asyncio view of the
+cluster through `kubectl proxy`, so that one code path serves every provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import openai
+import yaml
+from kubernetes.aio.client import Configuration
+
+from e2e.cluster import Cluster, find_cluster
+from e2e.images import build
+from lull.api import names
+from lull.doors.kube import DEPLOYMENTS, LLMDEPLOYMENTS, PODS, Kube
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from lull.api.llmdeployment import Manifest
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SYSTEM: Final = "lull-system"
+RELEASE: Final = "lull"
+BIG_NODE: Final = "lull-worker"
+"""The one node that carries engine-cpu's image."""
+
+
+def say(message: str) -> None:
+    """Progress for whoever waits."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what begins, and how long it took."""
+    began = time.monotonic()
+    yield
+    say(f"  {what}: {time.monotonic() - began:.1f} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A cluster with Lull on it."""
+
+    cluster: Cluster
+    images: dict[str, str]
+    """Image references by name: lull, engine-sim, engine-cpu."""
+    proxy: str
+    """Base URL of `kubectl proxy`."""
+    gateway: str
+    """Base URL of the gateways' Service, stable over their restarts."""
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run kubectl; its standard output, or RuntimeError with its standard error."""
+        result = subprocess.run(
+            [str(self.cluster.kubectl), "--kubeconfig", str(self.cluster.kubeconfig), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        if check and result.returncode != 0:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout if check else result.stdout + result.stderr
+
+    def apply(self, *manifests: Manifest) -> None:
+        """`kubectl apply` of manifests, as a user would."""
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
+
+
+@contextmanager
+def install(image_names: Sequence[str], *, values: Sequence[str] = ()) -> Iterator[Installation]:
+    """Bring up the cluster, build and load the images, install the chart; every part that stands is reused."""
+    cluster = find_cluster()
+    cluster.up()
+    built = build(image_names)
+    for name in image_names:
+        cluster.load(built[name].archive, nodes=[BIG_NODE] if name == "engine-cpu" else None)
+    images = {name: built[name].reference for name in image_names}
+    with step("helm upgrade --install"):
+        helm_install(cluster, images["lull"], values)
+    with _kubectl_proxy(cluster) as proxy:
+        yield Installation(cluster, images, proxy, cluster.service_url(SYSTEM, "lull-gateway", 80))
+
+
+def helm_install(cluster: Cluster, image: str, values: Sequence[str] = ()) -> None:
+    """Install or upgrade the chart and wait until its pods are ready."""
+    repository, _, tag = image.rpartition(":")
+    helm(
+        cluster,
+        *("upgrade", "--install", RELEASE, str(ROOT / "charts/lull"), "--create-namespace"),
+        *("--set", f"image.repository={repository}", "--set", f"image.tag={tag}"),
+        *(part for value in values for part in ("--set", value)),
+        *("--wait", "--timeout", "3m"),
+    )
+
+
+def helm(cluster: Cluster, *arguments: str) -> str:
+    """Run helm in Lull's namespace; its standard output, or RuntimeError with its standard error."""
+    result = subprocess.run(
+        [str(cluster.helm), "--kubeconfig", str(cluster.kubeconfig), "--namespace", SYSTEM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"helm {' '.join(arguments)}: {result.stderr.strip()}")
+    return result.stdout
+
+
+@contextmanager
+def _kubectl_proxy(cluster: Cluster) -> Iterator[str]:
+    process = subprocess.Popen(
+        [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), "proxy", "--port=0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.search(r"127\.0\.0\.1:\d+", line)
+        if match is None:
+            raise RuntimeError(f"kubectl proxy did not start: {line!r}")
+        yield f"http://{match[0]}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@dataclass
+class Lab:
+    """What a scenario sees and does, in one namespace of its own."""
+
+    installation: Installation
+    namespace: str
+    kube: Kube
+    session: aiohttp.ClientSession
+    client: openai.AsyncOpenAI
+    _began: float = field(default_factory=time.monotonic)
+
+    async def apply(self, *manifests: Manifest) -> None:
+        """`kubectl apply` into the lab's namespace."""
+        placed = [{**m, "metadata": {"namespace": self.namespace, **m["metadata"]}} for m in manifests]
+        await asyncio.to_thread(self.installation.apply, *placed)
+
+    async def kubectl(self, *arguments: str, check: bool = True) -> str:
+        """Run kubectl in the lab's namespace."""
+        return await asyncio.to_thread(
+            self.installation.kubectl, "--namespace", self.namespace, *arguments, check=check
+        )
+
+    async def llm(self, name: str) -> Manifest:
+        """The LLMDeployment; AssertionError where there is none."""
+        found = await self.kube.get(LLMDEPLOYMENTS, self.namespace, name)
+        assert found is not None, f"no LLMDeployment {name}"
+        return found
+
+    async def pods(self, name: str) -> list[Manifest]:
+        """Engine pods of an LLMDeployment, terminating ones included."""
+        listing = await self.kube.list(PODS, namespace=self.namespace, labels=f"{names.LABEL_DEPLOYMENT}={name}")
+        return list(listing.items)
+
+    async def replicas(self, name: str) -> int:
+        """The replica count that the LLMDeployment's workloads are asked for."""
+        listing = await self.kube.list(DEPLOYMENTS, namespace=self.namespace, labels=f"{names.LABEL_DEPLOYMENT}={name}")
+        return sum(item["spec"]["replicas"] for item in listing.items)
+
+    async def demand(self) -> dict[str, dict[str, Any]]:
+        """Held and in flight by LLMDeployment, summed over the gateways that answer."""
+        gateways = await self.kube.list(PODS, namespace=SYSTEM, labels=f"{names.LABEL_COMPONENT}=gateway")
+        answers = await asyncio.gather(
+            *(self._demand_of(pod["metadata"]["name"]) for pod in gateways.items), return_exceptions=True
+        )
+        total: dict[str, dict[str, Any]] = {}
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                continue
+            for key, counts in answer["models"].items():
+                sums = total.setdefault(key, {"held": 0, "inFlight": 0, "arrived": 0})
+                for count in sums:
+                    sums[count] += counts[count]
+        return total
+
+    async def _demand_of(self, pod: str) -> Any:
+        path = f"/api/v1/namespaces/{SYSTEM}/pods/{pod}:{names.PORT_ADMIN}/proxy/demand"
+        async with self.session.get(self.installation.proxy + path, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            response.raise_for_status()
+            return await response.json(content_type=None)
+
+    async def sim(self, pod: str, **settings: Any) -> None:
+        """Change a running engine-sim's behaviour."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:{names.PORT_ENGINE}/proxy/sim/config"
+        async with self.session.post(self.installation.proxy + path, json=settings) as response:
+            assert response.status == 200, await response.text()
+
+    async def until(self, what: str, check: Callable[[], Any], *, within: float = 120, every: float = 0.25) -> Any:
+        """Wait until an async check gives something true, and return it; AssertionError says what did not happen."""
+        deadline = time.monotonic() + within
+        last: Any = None
+        while time.monotonic() < deadline:
+            try:
+                last = await check()
+            except (AssertionError, KeyError, IndexError) as error:
+                last = error
+            else:
+                if last:
+                    return last
+            await asyncio.sleep(every)
+        raise AssertionError(f"{what}: not within {within:.0f} s (last: {last!r})\n{await self.describe()}")
+
+    async def until_condition(
+        self, name: str, kind: str, status: str, reason: str = "", *, within: float = 120
+    ) -> Manifest:
+        """Wait until a condition has this status, and this reason where one is given."""
+
+        async def check() -> Manifest | None:
+            condition = conditions(await self.llm(name)).get(kind, {})
+            fits = condition.get("status") == status and reason in {"", condition.get("reason")}
+            return condition if fits else None
+
+        found: Manifest = await self.until(f"{name}: {kind}={status} {reason}", check, within=within)
+        return found
+
+    async def until_replicas(self, name: str, count: int, *, ready: bool = True, within: float = 120) -> None:
+        """Wait until exactly so many replicas exist, all of them ready unless told otherwise."""
+
+        async def check() -> bool:
+            pods = [pod for pod in await self.pods(name) if "deletionTimestamp" not in pod["metadata"]]
+            return len(pods) == count and (not ready or all(map(is_ready, pods)))
+
+        await self.until(f"{name}: {count} replicas", check, within=within)
+
+    async def describe(self) -> str:
+        """What a person would look at when something did not happen."""
+        parts = [
+            await self.kubectl("get", "llm,deploy,pods", "-o", "wide", check=False),
+            await self.kubectl("get", "llm", "-o", "yaml", check=False),
+            await asyncio.to_thread(
+                self.installation.kubectl,
+                *("--namespace", SYSTEM, "logs", "--prefix", "--tail=30", "-l", "app.kubernetes.io/part-of=lull"),
+                check=False,
+            ),
+        ]
+        return "\n".join(parts)
+
+
+@asynccontextmanager
+async def open_lab(installation: Installation, namespace: str, *, keep: bool = False) -> AsyncIterator[Lab]:
+    """A namespace of one's own, gone afterwards unless it is to be kept."""
+    await asyncio.to_thread(
+        installation.apply, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    )
+    configuration = Configuration(host=installation.proxy)
+    connector = aiohttp.TCPConnector(limit=0)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as session,
+            openai.AsyncOpenAI(
+                base_url=installation.gateway + "/v1", api_key="none", max_retries=0, timeout=600
+            ) as client,
+        ):
+            yield Lab(installation, namespace, Kube(session, configuration), session, client)
+    finally:
+        if not keep:
+            with suppress(RuntimeError):
+                await asyncio.to_thread(
+                    installation.kubectl, "delete", "namespace", namespace, "--wait=true", "--timeout=120s"
+                )
+
+
+def conditions(manifest: Manifest) -> dict[str, Manifest]:
+    """Conditions of an object by type."""
+    return {condition["type"]: condition for condition in manifest.get("status", {}).get("conditions", [])}
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether the pod is ready to serve and not on its way out."""
+    return "deletionTimestamp" not in pod["metadata"] and conditions(pod).get("Ready", {}).get("status") == "True"
+
+
+def sim_deployment(
+    installation: Installation, name: str, *, sim: dict[str, Any] | None = None, **spec: Any
+) -> Manifest:
+    """An LLMDeployment served by engine-sim: quick to start, quick to fall asleep."""
+    flags = {"startup": "2s", **(sim or {})}
+    scaling = {
+        "minReplicas": 0,
+        "maxReplicas": 3,
+        "idleAfter": "10s",
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
+        **spec.pop("scaling", {}),
+    }
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": "file:///models/sim"},
+            "engine": {
+                "image": installation.images["engine-sim"],
+                "maxNumSeqs": 4,
+                "extraArgs": [f"--sim-{key.replace('_', '-')}={value}" for key, value in flags.items()],
+                **spec.pop("engine", {}),
+            },
+            "accelerator": {"vendor": "Cpu"},
+            "scaling": scaling,
+            "rollout": {"drain": "10s"},
+            **spec,
+        },
+    }
+
+
+def render_json(value: Any) -> str:
+    """Compact JSON, for messages."""
+    return json.dumps(value, separators=(",", ":"), default=str)

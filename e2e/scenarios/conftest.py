@@ -1,0 +1,38 @@
+"""One installation for all scenarios, and a namespace for each."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from e2e.lab import Installation, Lab, install, open_lab
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+HUB_NAMESPACE = "hub"
+HUB = f"http://hub.{HUB_NAMESPACE}.svc.cluster.local:8080"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A scenario may take minutes on two cores; a hang still ends with a traceback."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installation]:
+    """A cluster with Lull installed as a user would install it."""
+    with install(["lull", "engine-sim", "engine-cpu"], values=[f"hub.endpoint={HUB}"]) as installed:
+        yield installed
+
+
+@pytest.fixture
+async def lab(installation: Installation, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    """A namespace named after the test."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].rstrip("-")
+    async with open_lab(installation, f"e2e-{name}") as opened:
+        yield opened

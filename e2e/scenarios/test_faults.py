@@ -1,0 +1,166 @@
+"""What breaks in a cluster, and what a client notices of it: nothing, or a well-formed error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from e2e.lab import SYSTEM, is_ready, sim_deployment
+from e2e.scenarios.clients import ask, load
+from lull.api import names
+from lull.doors.kube import PODS
+
+if TYPE_CHECKING:
+    from e2e.lab import Lab
+
+STEADY = {"minReplicas": 2, "maxReplicas": 2}
+
+
+async def test_operator_killed_in_the_middle_of_a_cold_start(lab: Lab) -> None:
+    await lab.apply(sim_deployment(lab.installation, "orphan", sim={"startup": "8s"}))
+    await lab.until_condition("orphan", "Ready", "True", "ScaledToZero")
+
+    requests = [asyncio.create_task(ask(lab, "orphan")) for _ in range(5)]
+    await lab.until_replicas("orphan", 1, ready=False)
+    await _kill(lab, "operator")
+    answers = await asyncio.gather(*requests)
+
+    assert len(answers) == 5
+    await lab.until_condition("orphan", "Ready", "True")
+
+
+async def test_operator_dead_when_the_request_comes(lab: Lab) -> None:
+    await lab.apply(sim_deployment(lab.installation, "late"))
+    await lab.until_condition("late", "Ready", "True", "ScaledToZero")
+
+    await _kill(lab, "operator")
+    answer = await ask(lab, "late")
+
+    assert answer.choices[0].message.content
+
+
+async def test_gateway_restarted_under_load(lab: Lab) -> None:
+    await lab.apply(sim_deployment(lab.installation, "door", scaling=STEADY))
+    await lab.until_replicas("door", 2)
+
+    async with load(lab, "door", clients=6) as outcome:
+        await asyncio.to_thread(lab.installation.kubectl, "-n", SYSTEM, "rollout", "restart", "deployment/lull-gateway")
+        await asyncio.to_thread(
+            lab.installation.kubectl, "-n", SYSTEM, "rollout", "status", "deployment/lull-gateway", "--timeout=180s"
+        )
+        await asyncio.sleep(8)
+
+    assert outcome.failures == []
+    assert outcome.broken == []
+    assert outcome.answered > 20
+
+
+async def test_engine_pod_killed_under_load(lab: Lab) -> None:
+    await lab.apply(sim_deployment(lab.installation, "victim", sim={"decode_tps": 20}, scaling=STEADY))
+    await lab.until_replicas("victim", 2)
+
+    async with load(lab, "victim", clients=8, tokens=40) as outcome:
+        await asyncio.sleep(3)
+        pod = (await lab.pods("victim"))[0]["metadata"]["name"]
+        await lab.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+        await lab.until_replicas("victim", 2)
+        await asyncio.sleep(3)
+
+    assert outcome.failures == []
+    assert len(outcome.broken) <= 8
+    assert outcome.answered > 8
+
+
+async def test_engine_that_dies_before_the_first_byte_costs_no_request(lab: Lab) -> None:
+    await lab.apply(
+        sim_deployment(lab.installation, "silent", sim={"prefill_tps": 1}, scaling={"minReplicas": 1, "maxReplicas": 1})
+    )
+    await lab.until_replicas("silent", 1)
+    before = (await lab.pods("silent"))[0]["metadata"]["name"]
+
+    request = asyncio.create_task(ask(lab, "silent", tokens=2))
+    await asyncio.sleep(1)
+    await lab.kubectl("delete", "pod", before, "--force", "--grace-period=0")
+
+    async def replaced() -> bool:
+        pods = await lab.pods("silent")
+        return [pod["metadata"]["name"] != before for pod in pods if is_ready(pod)] == [True]
+
+    await lab.until("another engine is ready", replaced)
+    assert (await request).usage
+
+
+async def test_scale_down_lets_streams_finish(lab: Lab) -> None:
+    await lab.apply(
+        sim_deployment(
+            lab.installation,
+            "drained",
+            sim={"decode_tps": 10},
+            replicas=2,
+        )
+    )
+    await lab.until_replicas("drained", 2)
+
+    streams = [asyncio.create_task(ask(lab, "drained", tokens=60)) for _ in range(4)]
+    await asyncio.sleep(1.5)
+    await lab.kubectl("scale", "llm/drained", "--replicas=1")
+
+    assert len(await asyncio.gather(*streams)) == 4
+    await lab.until_replicas("drained", 1)
+
+
+@pytest.mark.timeout(420)
+async def test_api_server_gone_for_two_minutes(lab: Lab) -> None:
+    await lab.apply(sim_deployment(lab.installation, "blind", scaling={"minReplicas": 1, "maxReplicas": 2}))
+    await lab.until_replicas("blind", 1)
+
+    async with load(lab, "blind", clients=2, tokens=10) as outcome:
+        with lab.installation.cluster.api_server_stopped():
+            await asyncio.sleep(120)
+        answered = outcome.answered
+
+    assert answered > 20
+    assert outcome.failures == []
+    assert outcome.broken == []
+    await lab.apply(sim_deployment(lab.installation, "after"))
+    await lab.until_condition("after", "Ready", "True", "ScaledToZero", within=60)
+    assert await ask(lab, "after")
+
+
+async def test_a_lost_node_costs_no_request_before_its_first_byte(lab: Lab) -> None:
+    pools = [{"name": "spot", "nodeSelector": {"lull.dev/capacity-type": "spot"}}]
+    await lab.apply(
+        sim_deployment(
+            lab.installation, "spotty", scaling={"minReplicas": 4, "maxReplicas": 4}, placement={"pools": pools}
+        )
+    )
+    await lab.until_replicas("spotty", 4)
+    gateways = await lab.kube.list(PODS, namespace=SYSTEM, labels=f"{names.LABEL_APP}=lull")
+    lull_nodes = {pod["spec"]["nodeName"] for pod in gateways.items}
+    engines = {pod["spec"]["nodeName"] for pod in await lab.pods("spotty")}
+    assert engines == {"lull-worker2", "lull-worker3"}
+    node = min(engines, key=lambda name: name in lull_nodes)
+
+    try:
+        async with load(lab, "spotty", clients=6) as outcome:
+            await asyncio.sleep(2)
+            await asyncio.to_thread(lab.installation.cluster.stop_node, node)
+            await asyncio.sleep(20)
+    finally:
+        await asyncio.to_thread(lab.installation.cluster.start_node, node)
+
+    assert outcome.failures == []
+    assert outcome.answered > 20
+    await asyncio.to_thread(lab.installation.kubectl, "wait", "--for=condition=Ready", f"node/{node}", "--timeout=120s")
+    await lab.until_replicas("spotty", 4, within=180)
+
+
+async def _kill(lab: Lab, component: str) -> None:
+    """End every pod of one part of Lull at once, as a crash would."""
+    await asyncio.to_thread(
+        lab.installation.kubectl,
+        *("-n", SYSTEM, "delete", "pod", "-l", f"{names.LABEL_COMPONENT}={component}"),
+        *("--force", "--grace-period=0"),
+    )

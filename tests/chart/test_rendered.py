@@ -1,0 +1,262 @@
+"""What the chart installs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from lull.api import names
+from lull.settings import GatewaySettings, OperatorSettings
+from tests.chart.conftest import CHART, ROOT
+from tests.chart.reading import container, environment, kinds, one, pod_specs, rules
+
+if TYPE_CHECKING:
+    from tests.chart.conftest import Chart, Manifest
+
+READ = ("get", "list", "watch")
+WRITE = (*READ, "create", "patch", "delete")
+OPERATOR = {
+    *(("lull.dev", "llmdeployments", verb) for verb in READ),
+    ("lull.dev", "llmdeployments/status", "patch"),
+    *(("apps", "deployments", verb) for verb in WRITE),
+    *(("apps", "deployments/scale", verb) for verb in ("get", "patch")),
+    *(("", "services", verb) for verb in WRITE),
+    *(("networking.k8s.io", "networkpolicies", verb) for verb in WRITE),
+    *(("policy", "poddisruptionbudgets", verb) for verb in WRITE),
+    *(("", "pods", verb) for verb in READ),
+    *(("", "events", verb) for verb in (*READ, "create", "patch")),
+}
+OPERATOR_AT_HOME = {
+    *(("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")),
+    *(("discovery.k8s.io", "endpointslices", verb) for verb in READ),
+}
+GATEWAY = {(group, kind, verb) for group, kind in (("lull.dev", "llmdeployments"), ("", "pods")) for verb in READ}
+
+FULL = {
+    "image": {"registry": "registry.example.com", "pullSecrets": [{"name": "pull"}]},
+    "networkPolicy": {"clients": [{"namespaceSelector": {}}]},
+    "monitoring": {"podMonitor": {"enabled": True}},
+}
+
+
+def test_the_operator_may_do_exactly_what_it_does(defaults: list[Manifest]) -> None:
+    assert rules(one(defaults, "ClusterRole", "lull-operator")) == OPERATOR
+    assert rules(one(defaults, "Role", "lull-operator-own")) == OPERATOR_AT_HOME
+
+
+def test_the_gateway_only_reads(defaults: list[Manifest]) -> None:
+    assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY
+
+
+def test_one_namespace_needs_no_rights_on_the_cluster(chart: Chart) -> None:
+    manifests = chart.render({"rbac": {"scope": "namespaced", "watchNamespace": "models"}})
+
+    assert not kinds(manifests) & {"ClusterRole", "ClusterRoleBinding"}
+    assert rules(one(manifests, "Role", "lull-operator")) == OPERATOR
+    assert rules(one(manifests, "Role", "lull-gateway")) == GATEWAY
+    assert one(manifests, "Role", "lull-operator")["metadata"]["namespace"] == "models"
+    assert one(manifests, "Role", "lull-operator-own")["metadata"]["namespace"] == "lull-system"
+    assert environment(manifests, "operator")["LULL_WATCH_NAMESPACE"] == "models"
+    assert environment(manifests, "gateway")["LULL_WATCH_NAMESPACE"] == "models"
+
+
+@pytest.mark.parametrize("values", [{}, {"rbac": {"scope": "namespaced"}}])
+def test_bindings_join_roles_and_accounts_that_exist(chart: Chart, values: dict[str, object]) -> None:
+    manifests = chart.render(values)
+    bindings = [item for item in manifests if item["kind"].endswith("RoleBinding")]
+
+    assert len(bindings) == 3
+    for binding in bindings:
+        role = one(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        assert role["metadata"].get("namespace") == binding["metadata"].get("namespace")
+        (subject,) = binding["subjects"]
+        assert one(manifests, "ServiceAccount", subject["name"])["metadata"]["namespace"] == subject["namespace"]
+
+
+@pytest.mark.parametrize("values", [{}, FULL])
+def test_every_container_meets_the_restricted_profile(chart: Chart, values: dict[str, object]) -> None:
+    specs = list(pod_specs(chart.render(values)))
+
+    assert len(specs) == 3
+    for spec in specs:
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["runAsUser"] == 65532
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for each in spec["containers"]:
+            assert each["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "readOnlyRootFilesystem": True,
+            }
+            assert each["resources"]["limits"]["memory"]
+
+
+def test_environment_is_what_settings_read(defaults: list[Manifest]) -> None:
+    for component, settings in (("operator", OperatorSettings), ("gateway", GatewaySettings)):
+        known = {f"LULL_{field.upper()}" for field in settings.model_fields}
+        # Fixed by the chart itself: ports; and the whole cluster is the default.
+        left_alone = {"LULL_ADMIN_PORT", "LULL_PORT", "LULL_WATCH_NAMESPACE"}
+
+        assert set(environment(defaults, component)) == known - left_alone
+
+
+def test_defaults_of_chart_and_settings_agree(defaults: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (environment(defaults, "operator") | environment(defaults, "gateway")).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    configured = [OperatorSettings(), GatewaySettings()]
+    monkeypatch.undo()
+
+    assert configured == [OperatorSettings(), GatewaySettings()]
+
+
+def test_large_numbers_stay_numbers(chart: Chart) -> None:
+    manifests = chart.render({"gateway": {"maxBodyBytes": 1 << 30, "firstByteSeconds": 7200, "connectSeconds": 0.5}})
+
+    variables = environment(manifests, "gateway")
+
+    assert variables["LULL_MAX_BODY_BYTES"] == str(1 << 30)
+    assert variables["LULL_FIRST_BYTE_SECONDS"] == "7200"
+    assert variables["LULL_CONNECT_SECONDS"] == "0.5"
+
+
+def test_selectors_match_the_pods_they_are_for(chart: Chart) -> None:
+    manifests = chart.render(FULL)
+    for component in ("operator", "gateway"):
+        deployment = one(manifests, "Deployment", f"lull-{component}")
+        labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+        (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        policy = one(manifests, "NetworkPolicy", f"lull-{component}")
+
+        assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
+        assert spread["labelSelector"]["matchLabels"].items() <= labels
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
+        assert (names.LABEL_APP, names.APP_LULL) in labels
+
+    gateway = one(manifests, "Deployment", "lull-gateway")["spec"]["template"]["metadata"]["labels"].items()
+    for service in ("lull-gateway", "lull-gateway-admin"):
+        assert one(manifests, "Service", service)["spec"]["selector"].items() <= gateway
+    assert one(manifests, "PodDisruptionBudget", "lull-gateway")["spec"]["selector"]["matchLabels"].items() <= gateway
+
+
+def test_labels_of_users_never_replace_those_that_select(chart: Chart) -> None:
+    values = {"gateway": {"podLabels": {"app.kubernetes.io/component": "mine", "team": "a"}}}
+
+    labels = one(chart.render(values), "Deployment", "lull-gateway")["spec"]["template"]["metadata"]["labels"]
+
+    assert labels["app.kubernetes.io/component"] == "gateway"
+    assert labels["team"] == "a"
+
+
+def test_services_lead_to_the_ports_that_listen(defaults: list[Manifest]) -> None:
+    clients = one(defaults, "Service", "lull-gateway")["spec"]
+    admin = one(defaults, "Service", "lull-gateway-admin")["spec"]
+
+    ports = {port["name"]: port["containerPort"] for port in container(defaults, "gateway")["ports"]}
+
+    assert ports == {"http": names.PORT_GATEWAY, "admin": names.PORT_ADMIN}
+    assert clients["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    assert (admin["clusterIP"], admin["publishNotReadyAddresses"]) == ("None", True)
+    assert admin["ports"] == [{"name": "admin", "port": names.PORT_ADMIN, "targetPort": "admin"}]
+    assert environment(defaults, "operator")["LULL_GATEWAY_SERVICE"] == "lull-gateway-admin"
+
+
+def test_gateways_are_replaced_one_up_before_one_down(defaults: list[Manifest]) -> None:
+    deployment = one(defaults, "Deployment", "lull-gateway")["spec"]
+
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert one(defaults, "PodDisruptionBudget", "lull-gateway")["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("seconds", [0, 60, 90.5, 3600])
+def test_a_gateway_is_never_killed_while_it_drains(chart: Chart, seconds: float) -> None:
+    manifests = chart.render({"gateway": {"drainSeconds": seconds}})
+
+    grace = one(manifests, "Deployment", "lull-gateway")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+
+    assert grace >= seconds + 10
+    assert isinstance(grace, int)
+
+
+def test_the_crd_is_the_generated_one(chart: Chart) -> None:
+    generated = (ROOT / "crds" / "llmdeployments.lull.dev.yaml").read_text()
+    assert (CHART / "files" / "llmdeployments.lull.dev.yaml").read_text() == generated, "run make crds"
+
+    kept = one(chart.render(), "CustomResourceDefinition", "llmdeployments.lull.dev")
+    loose = one(chart.render({"crds": {"keep": False}}), "CustomResourceDefinition", "llmdeployments.lull.dev")
+
+    assert loose == yaml.safe_load(generated)
+    assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert kept == loose
+
+
+def test_no_crd_where_none_is_wanted(chart: Chart) -> None:
+    assert "CustomResourceDefinition" not in kinds(chart.render({"crds": {"install": False}}))
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, "lull/lull:0.1.0"),
+        ({"tag": "dev-0123456789ab"}, "lull/lull:dev-0123456789ab"),
+        ({"registry": "r.example.com:5000/", "tag": "1"}, "r.example.com:5000/lull/lull:1"),
+        ({"tag": "1", "digest": "sha256:" + "a" * 64}, "lull/lull@sha256:" + "a" * 64),
+    ],
+)
+def test_every_pod_and_the_fetcher_use_one_image(chart: Chart, image: dict[str, str], reference: str) -> None:
+    manifests = chart.render({"image": image})
+
+    assert {each["image"] for spec in pod_specs(manifests) for each in spec["containers"]} == {reference}
+    assert environment(manifests, "operator")["LULL_IMAGE"] == reference
+
+
+def test_only_operator_and_prometheus_reach_the_admin_port_of_a_gateway(defaults: list[Manifest]) -> None:
+    clients, admin = one(defaults, "NetworkPolicy", "lull-gateway")["spec"]["ingress"]
+
+    assert clients == {"ports": [{"port": "http"}]}
+    assert admin["ports"] == [{"port": "admin"}]
+    operators, prometheus = admin["from"]
+    assert operators["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+    assert prometheus["namespaceSelector"]["matchLabels"] == {names.LABEL_MONITORING: "true"}
+
+
+def test_clients_can_be_limited(chart: Chart) -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"team": "a"}}}
+
+    policy = one(chart.render({"networkPolicy": {"clients": [peer]}}), "NetworkPolicy", "lull-gateway")
+
+    clients = policy["spec"]["ingress"][0]["from"]
+    assert peer in clients
+    assert len(clients) == 2
+    assert clients[0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+
+
+def test_helm_test_asks_the_gateway_for_its_models(defaults: list[Manifest]) -> None:
+    pod = one(defaults, "Pod", "lull-test-models")
+    (program,) = pod["spec"]["containers"][0]["args"]
+
+    compile(program, "models", "exec")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert '"http://lull-gateway:80/v1/models"' in program
+
+
+def test_a_pod_monitor_finds_both(chart: Chart) -> None:
+    manifests = chart.render({"monitoring": {"podMonitor": {"enabled": True}}})
+    monitor = one(manifests, "PodMonitor", "lull")["spec"]
+
+    (expression,) = monitor["selector"]["matchExpressions"]
+
+    assert expression["values"] == ["operator", "gateway"]
+    for component in expression["values"]:
+        labels = one(manifests, "Deployment", f"lull-{component}")["spec"]["template"]["metadata"]["labels"]
+        assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    assert {"name": "admin", "containerPort": 8081} in container(manifests, "operator")["ports"]
+
+
+def test_probes_ask_the_admin_port(defaults: list[Manifest]) -> None:
+    for component in ("operator", "gateway"):
+        probed = container(defaults, component)
+        assert probed["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "admin"}
+        assert probed["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "admin"}

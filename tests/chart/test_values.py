@@ -1,0 +1,165 @@
+"""Every value does something, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from tests.chart.conftest import CHART
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.chart.conftest import Chart, Manifest, Values
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+# For every value of values.yaml another one; where it needs company to count, the company too.
+_POD: dict[str, Any] = {
+    "resources": {"requests": {"cpu": 2}},
+    "podAnnotations": {"example.com/a": "b"},
+    "podLabels": {"example.com/a": "b"},
+    "nodeSelector": {"disk": "ssd"},
+    "tolerations": [{"key": "a", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [],
+    "priorityClassName": "system-cluster-critical",
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+}
+OTHERS: dict[str, Any] = {
+    "fullnameOverride": "other",
+    "image.registry": "registry.example.com",
+    "image.repository": "other/lull",
+    "image.tag": "v9",
+    "image.digest": "sha256:" + "0" * 64,
+    "image.pullPolicy": "Always",
+    "image.pullSecrets": [{"name": "pull"}],
+    "crds.install": False,
+    "crds.keep": False,
+    "rbac.scope": "namespaced",
+    "rbac.watchNamespace": "models",
+    "logLevel": "debug",
+    "hub.endpoint": "http://mirror:8080",
+    "operator.replicas": 1,
+    "operator.workers": 2,
+    "operator.tickSeconds": 0.5,
+    "operator.staleSeconds": 20,
+    "operator.resyncSeconds": 60,
+    "operator.leaseSeconds": 5,
+    **{f"operator.{name}": value for name, value in _POD.items()},
+    "gateway.replicas": 3,
+    "gateway.service.type": "LoadBalancer",
+    "gateway.service.port": 8080,
+    "gateway.service.annotations": {"example.com/a": "b"},
+    "gateway.maxBodyBytes": 100_000_000,
+    "gateway.bodySeconds": 10,
+    "gateway.connectSeconds": 1,
+    "gateway.firstByteSeconds": 60,
+    "gateway.idleSeconds": 60,
+    "gateway.maxTries": 2,
+    "gateway.heartbeatSeconds": 5,
+    "gateway.drainSeconds": 10,
+    "gateway.podDisruptionBudget.maxUnavailable": "50%",
+    **{f"gateway.{name}": value for name, value in _POD.items()},
+    "networkPolicy.enabled": False,
+    "networkPolicy.clients": [{"namespaceSelector": {}}],
+    "monitoring.podMonitor.enabled": True,
+    "monitoring.podMonitor.labels": {"team": "a"},
+    "monitoring.podMonitor.interval": "1m",
+}
+COMPANY: dict[str, Values] = {
+    "rbac.watchNamespace": {"rbac": {"scope": "namespaced"}},
+    "monitoring.podMonitor.labels": {"monitoring": {"podMonitor": {"enabled": True}}},
+    "monitoring.podMonitor.interval": {"monitoring": {"podMonitor": {"enabled": True}}},
+}
+
+
+def leaves(values: Values, prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value and name != "resources":
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def put(values: Values, path: str, value: Any) -> Values:
+    changed = copy.deepcopy(values)
+    *parents, last = path.split(".")
+    inner = changed
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = value
+    return changed
+
+
+def get(values: Values, path: str) -> Any:
+    return functools.reduce(lambda inner, name: inner[name], path.split("."), values)
+
+
+def test_the_table_above_knows_every_value() -> None:
+    assert set(leaves(DEFAULTS)) == set(OTHERS)
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_a_value_changes_what_is_rendered(chart: Chart, path: str) -> None:
+    company = COMPANY.get(path, {})
+
+    assert chart.render(company) != chart.render(put(company, path, OTHERS[path]))
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_the_schema_knows_the_value(path: str) -> None:
+    jsonschema.validate(put(COMPANY.get(path, {}), path, OTHERS[path]), SCHEMA)
+
+
+@pytest.mark.parametrize("path", sorted({path.rpartition(".")[0] for path in OTHERS}))
+def test_a_typo_is_refused_at_every_level(path: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(put({}, f"{path}.typo".removeprefix("."), "x"), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"gatway": {}}, "gatway"),
+        ({"gateway": {"replica": 3}}, "replica"),
+        ({"operator": {"replicas": "two"}}, "want integer"),
+        ({"image": {"digest": "latest"}}, "does not match"),
+        ({"rbac": {"watchNamespace": "models"}}, "scope"),
+        ({"gateway": {"drainSeconds": -1}}, "minimum"),
+        ({"hub": {"endpoint": "mirror"}}, "does not match"),
+    ],
+)
+def test_helm_refuses_what_cannot_be_meant(chart: Chart, values: Values, complaint: str) -> None:
+    assert complaint in chart.refuse(values)
+
+
+def test_defaults_are_valid_and_lint_clean(chart: Chart) -> None:
+    jsonschema.validate(DEFAULTS, SCHEMA)
+
+    assert "0 chart(s) failed" in chart.helm("lint", "--strict", str(CHART))
+
+
+def test_every_value_is_described() -> None:
+    readme = (CHART / "README.md").read_text()
+
+    undescribed = [path for path in OTHERS if f"| `{path}` | `{json.dumps(get(DEFAULTS, path))}` |" not in readme]
+
+    assert undescribed == []
+
+
+def names_of(manifests: list[Manifest]) -> set[str]:
+    return {manifest["metadata"]["name"] for manifest in manifests}
+
+
+def test_names_follow_the_release(chart: Chart) -> None:
+    ours = {name for name in names_of(chart.render(release="prod")) if not name.endswith("lull.dev")}
+
+    assert all(name.startswith("prod-lull") for name in ours)

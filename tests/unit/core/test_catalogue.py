@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from lull.api.llmdeployment import Key, LLMDeployment, parse_llmdeployment
+from lull.core.catalogue import build_catalogue
+
+
+def deployment(
+    name: str, *, namespace: str = "team-a", created: str = "2026-01-01T00:00:00Z", aliases: tuple[str, ...] = ()
+) -> LLMDeployment:
+    return parse_llmdeployment(
+        {
+            "metadata": {"namespace": namespace, "name": name, "creationTimestamp": created},
+            "spec": {"model": {"source": "hf://org/model", "aliases": list(aliases)}},
+        }
+    )
+
+
+def test_every_served_name_leads_to_its_deployment() -> None:
+    catalogue = build_catalogue([deployment("llama", aliases=("llama-8b", "default"))])
+
+    assert catalogue.names == dict.fromkeys(("llama", "llama-8b", "default"), Key("team-a", "llama"))
+    assert catalogue.find("default") == deployment("llama", aliases=("llama-8b", "default"))
+    assert catalogue.find("other") is None
+
+
+def test_the_oldest_claim_wins_whatever_the_order() -> None:
+    old = deployment("zebra", created="2026-01-01T00:00:00Z", aliases=("shared",))
+    young = deployment("ant", created="2026-01-02T00:00:00Z", aliases=("shared",))
+
+    for order in ([old, young], [young, old]):
+        catalogue = build_catalogue(order)
+        assert catalogue.names["shared"] == old.key
+        assert catalogue.conflicts == {
+            young.key: '"shared" is already served by team-a/zebra: change spec.model.name or spec.model.aliases, '
+            "or delete the other LLMDeployment"
+        }
+
+
+def test_equal_age_is_settled_by_namespace_and_name() -> None:
+    first = deployment("same", namespace="a")
+    second = deployment("same", namespace="b")
+
+    catalogue = build_catalogue([second, first])
+
+    assert catalogue.names["same"] == first.key
+    assert second.key not in catalogue.deployments
+
+
+def test_the_loser_of_one_name_keeps_its_others() -> None:
+    old = deployment("old", aliases=("shared",))
+    young = deployment("young", created="2026-02-01T00:00:00Z", aliases=("shared",))
+
+    assert build_catalogue([old, young]).names["young"] == young.key
+
+
+def test_one_that_is_being_deleted_frees_its_names() -> None:
+    leaving = parse_llmdeployment(
+        {
+            "metadata": {"namespace": "a", "name": "m", "deletionTimestamp": "2026-01-02T00:00:00Z"},
+            "spec": {"model": {"source": "hf://org/model"}},
+        }
+    )
+    successor = deployment("m", namespace="b", created="2026-03-01T00:00:00Z")
+
+    catalogue = build_catalogue([leaving, successor])
+
+    assert catalogue.names["m"] == successor.key
+    assert catalogue.conflicts == {}
