@@ -22,7 +22,7 @@ import openai
 import yaml
 from kubernetes.aio.client import Configuration
 
-from e2e.cluster import Cluster, open_cluster
+from e2e.cluster import Cluster, find_cluster
 from e2e.images import build
 from lull.api import names
 from lull.doors.kube import DEPLOYMENTS, LLMDEPLOYMENTS, PODS, Kube
@@ -86,12 +86,11 @@ class Installation:
 @contextmanager
 def install(image_names: Sequence[str], *, values: Sequence[str] = ()) -> Iterator[Installation]:
     """Bring up the cluster, build and load the images, install the chart; every part that stands is reused."""
-    with step("cluster"):
-        cluster = open_cluster()
+    cluster = find_cluster()
+    cluster.up()
     built = build(image_names)
     for name in image_names:
-        with step(f"load {name}"):
-            cluster.load(built[name].archive, nodes=[BIG_NODE] if name == "engine-cpu" else None)
+        cluster.load(built[name].archive, nodes=[BIG_NODE] if name == "engine-cpu" else None)
     images = {name: built[name].reference for name in image_names}
     with step("helm upgrade --install"):
         helm_install(cluster, images["lull"], values)

@@ -4,9 +4,9 @@ import shlex
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,6 +72,17 @@ class Cluster(ABC):
     def start_node(self, name: str) -> None:
         """Start a stopped node again; return when it is Ready with its labels and GPUs."""
 
+    @contextmanager
+    def api_server_stopped(self) -> Iterator[None]:
+        """Have no API server while the block runs, as when the control plane's machine is off."""
+        with step("stop the API server"):
+            self._stop_api_server()
+        try:
+            yield
+        finally:
+            with step("start the API server"):
+                self._start_api_server()
+
     def load(self, archive: Path, nodes: Sequence[str] | None = None) -> None:
         """Load every image of an archive into nodes (all three unless named), leaving out the nodes that have them."""
         archive = Path(archive)
@@ -119,6 +130,14 @@ class Cluster(ABC):
             is_well = is_well and not any(word.startswith(("Not", "without")) for word in words)
             lines.append(f"{node.name}  {node.profile.capacity_type}  {node.profile.zone}  {', '.join(words)}")
         return lines, is_well
+
+    @abstractmethod
+    def _stop_api_server(self) -> None:
+        """Take the API server away at once."""
+
+    @abstractmethod
+    def _start_api_server(self) -> None:
+        """Bring it back; return when it answers."""
 
     @abstractmethod
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:
@@ -180,7 +199,10 @@ def naming_commands(images: Sequence[Image]) -> list[list[str]]:
 
 def run(argv: Sequence[str]) -> str:
     """Run a program and return what it printed; its own words are the error."""
-    answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ClusterError(f"{argv[0]} is not on PATH: install it.") from error
     if answer.returncode:
         said = (answer.stderr or answer.stdout).strip()
         raise ClusterError(f"`{shlex.join(argv[:4])} …` failed with exit code {answer.returncode}: {said[-800:]}")

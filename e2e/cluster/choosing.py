@@ -9,7 +9,7 @@ from e2e.cluster import kind
 from e2e.cluster.base import Cluster
 from e2e.cluster.existing import ExistingCluster
 from e2e.cluster.kind import KindCluster
-from e2e.cluster.local import LocalCluster
+from e2e.cluster.local import LocalCluster, extend_environment
 from e2e.cluster.model import ClusterError, Provider, cluster_folder
 
 
@@ -61,6 +61,7 @@ def find_cluster(provider: str | None = None, kubeconfig: str | None = None, *, 
     )
     match chosen:
         case Provider.LOCAL:
+            extend_environment()
             return local
         case Provider.KIND:
             return KindCluster(cluster_folder(chosen))

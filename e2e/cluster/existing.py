@@ -92,6 +92,14 @@ class ExistingCluster(Cluster):
         raise ClusterError(f"{name} is a machine of a cluster that was not started here; start it where it runs.")
 
     @override
+    def _stop_api_server(self) -> NoReturn:
+        raise ClusterError("The API server belongs to a cluster that was not started here; stop it where it runs.")
+
+    @override
+    def _start_api_server(self) -> NoReturn:
+        raise ClusterError("The API server belongs to a cluster that was not started here; start it where it runs.")
+
+    @override
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:
         template = os.environ.get("LULL_LOAD_COMMAND")
         if not template:

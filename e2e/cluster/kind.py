@@ -11,12 +11,15 @@ from typing_extensions import override
 
 from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, has_all, naming_commands, parse_present, run
-from e2e.cluster.model import NAME, NODES, Node, Provider
+from e2e.cluster.model import NAME, NODES, ClusterError, Node, Provider
 from e2e.cluster.nodes import settle
 from e2e.cluster.progress import step
 from e2e.cluster.tools import Toolbox, find_clients
 
 CONFIG = Path(__file__).with_name("kind.yaml")
+
+
+CONTROL_PLANE = f"{NAME}-control-plane"
 
 
 def create_argv(kubeconfig: Path) -> list[str]:
@@ -97,13 +100,17 @@ class KindCluster(Cluster):
 
     @override
     def up(self) -> None:
+        if not is_available():
+            raise ClusterError(
+                "The provider kind needs `kind` on PATH and a Docker daemon that answers: install and start them."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.exists():
             with step("kind create cluster"):
                 run(create_argv(self.kubeconfig))
         else:
             run(["kind", "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={self.kubeconfig}"])
-            for node in (f"{NAME}-control-plane", *(node.name for node in NODES)):
+            for node in (CONTROL_PLANE, *(node.name for node in NODES)):
                 self._start(node)
         with step("nodes Ready, with labels and GPUs"):
             settle(self.client(), dict.fromkeys(NODES), seconds=180)
@@ -127,6 +134,15 @@ class KindCluster(Cluster):
         with step(f"start {name}"):
             self._start(name)
             settle(self.client(), {node: None}, seconds=180)
+
+    @override
+    def _stop_api_server(self) -> None:
+        run(["docker", "pause", CONTROL_PLANE])
+
+    @override
+    def _start_api_server(self) -> None:
+        run(["docker", "unpause", CONTROL_PLANE])
+        settle(self.client(), dict.fromkeys(NODES), seconds=180)
 
     @override
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:

@@ -12,6 +12,7 @@ from e2e.cluster.tools import PAUSE_REFERENCE, Toolbox
 
 # Addresses of the cluster's own, put on the loopback device: the API server may not advertise 127.0.0.1, and kubelets that each have
 # an address can all keep the usual ports.
+ADDRESS_RANGE = "10.231.0.0/24"
 API_ADDRESS = "10.231.0.1"
 API_PORT = 6443
 DNS_PORT = 53
@@ -102,6 +103,7 @@ class Machine:
     cgroup_v2: bool
     sys_resource: bool
     cni: Path
+    snapshotter: str
 
 
 def local_nodes(folder: Path) -> tuple[LocalNode, ...]:
@@ -374,7 +376,7 @@ bin_dir = "{machine.cni}"
 conf_dir = "{node.folder}/cni"
 
 [{cri}.containerd]
-snapshotter = "overlayfs"
+snapshotter = "{machine.snapshotter}"
 default_runtime_name = "runc"
 
 [{cri}.containerd.runtimes.runc]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 from typing_extensions import override
@@ -31,7 +30,7 @@ from e2e.cluster.progress import say, step, wait_until
 from e2e.cluster.state import State, StateFile
 from e2e.cluster.tools import Toolbox, build_toolbox, find_cni, install_packages, missing_packages
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _SHIM_SOCKET = re.compile(r"unix://(/run/containerd/s/[0-9a-f]+)")
 _UNREACHABLE_METRIC = "4096"
 
@@ -48,13 +47,15 @@ class LocalCluster(Cluster):
         super().__init__(folder)
         self._state = StateFile(folder / "state.json")
         self._local_nodes = layout.local_nodes(folder)
-        # Where somebody became root without root's environment, these folders are not on PATH.
-        self._path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
-        os.environ["PATH"] = self._path
 
-    @cached_property
+    @property
     def _tools(self) -> Toolbox:
-        return build_toolbox()
+        """The programs that the last `up` took, so that commands after it need no Go to find them."""
+        try:
+            paths: dict[str, str] = json.loads((self.folder / "tools.json").read_text())
+        except (OSError, ValueError):
+            return build_toolbox()
+        return Toolbox({name: Path(path) for name, path in paths.items()})
 
     @property
     @override
@@ -84,11 +85,12 @@ class LocalCluster(Cluster):
     def up(self) -> None:
         with self._alone():
             self._check_machine()
-            _ = self._tools
+            tools = build_toolbox()
             is_new = not self._is_sound()
             if is_new:
                 self._sweep()
                 self._prepare()
+            self._remember(tools)
             try:
                 self._start_missing()
             except ClusterError as error:
@@ -97,6 +99,7 @@ class LocalCluster(Cluster):
                 say(f"  {error}\n  The cluster cannot be mended; starting it anew.")
                 self._sweep()
                 self._prepare()
+                self._remember(tools)
                 self._start_missing()
 
     @override
@@ -129,6 +132,17 @@ class LocalCluster(Cluster):
             settle(self.client(), {node.node: self._start_kubelet(node)})
 
     @override
+    def _stop_api_server(self) -> None:
+        with self._alone():
+            if state := self._state.read():
+                processes.kill([state.processes["kube-apiserver"]])
+
+    @override
+    def _start_api_server(self) -> None:
+        with self._alone():
+            self._start_control_plane()
+
+    @override
     def status(self) -> tuple[list[str], bool]:
         state = self._state.read()
         if state is None:
@@ -140,8 +154,11 @@ class LocalCluster(Cluster):
     @override
     def _load_on(self, node: Node, archive: Path, images: Sequence[Image]) -> None:
         local = self._local_node(node.name)
+        if not self._is_running(local.containerd):
+            raise ClusterError(f"{node.name} is stopped: `start-node {node.name}` first.")
         if not has_all(parse_present(_ctr(local, "images", "ls")), images):
-            _ctr(local, "images", "import", str(archive))
+            snapshotter = machine.choose_snapshotter(machine.read_mounts(), self.folder)
+            _ctr(local, "images", "import", f"--snapshotter={snapshotter}", str(archive))
             for arguments in naming_commands(images):
                 _ctr(local, *arguments)
 
@@ -200,8 +217,10 @@ class LocalCluster(Cluster):
         cni = find_cni()
         if cni is None:
             raise ClusterError("The CNI plugins are missing: install containernetworking-plugins.")
+        mounts = machine.read_mounts()
         here = layout.Machine(
-            cgroup_v2=machine.is_cgroup_v2(machine.read_mounts()),
+            cgroup_v2=machine.is_cgroup_v2(mounts),
+            snapshotter=machine.choose_snapshotter(mounts, self.folder),
             sys_resource=machine.has_sys_resource(Path("/proc/self/status").read_text()),
             cni=cni,
         )
@@ -209,6 +228,9 @@ class LocalCluster(Cluster):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
         (self.folder / "complete").touch()
+
+    def _remember(self, tools: Toolbox) -> None:
+        (self.folder / "tools.json").write_text(json.dumps({name: str(path) for name, path in tools.paths.items()}))
 
     def _start_missing(self) -> None:
         """Start what does not run, the control plane and the nodes' runtimes side by side; wait until pods can be created."""
@@ -251,7 +273,9 @@ class LocalCluster(Cluster):
             # As after a power cut: what the runtime remembers of running containers is of none.
             self._power_off([node])
         machine.ip("route", "delete", "blackhole", node.pod_range)
-        machine.make_cgroup(node.cgroup)
+        cpus = os.cpu_count() or 1
+        machine.make_cgroup(layout.CGROUP, cpus=cpus * len(self._local_nodes))
+        machine.make_cgroup(node.cgroup, cpus=cpus)
         self._ensure(node.containerd)
         self._await(node.containerd, lambda: _answers(node))
         pause = self._tools["pause.tar"]
@@ -268,7 +292,7 @@ class LocalCluster(Cluster):
             return False
         containerd = shutil.which("containerd") or "containerd"
         argv = layout.command(name, folder=self.folder, tools=self._tools, containerd=containerd)
-        environment = {"PATH": self._path, "HOME": str(self.folder)}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
         self._state.record(
             name,
             processes.start(argv, log=self.folder / "log" / f"{name}.log", environment=environment, cwd=self.folder),
@@ -385,6 +409,15 @@ class LocalCluster(Cluster):
         with lock.open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield
+
+
+def extend_environment() -> None:
+    """Let this process and those that it starts find the system's programs, and reach the cluster past any proxy."""
+    ranges = (layout.ADDRESS_RANGE, layout.SERVICE_RANGE, layout.POD_RANGE)
+    # Where somebody became root without root's environment, the system's folders are not on PATH.
+    for name, separator, wanted in (("PATH", ":", _SYSTEM_PATH), ("NO_PROXY", ",", ranges), ("no_proxy", ",", ranges)):
+        found = [word for word in os.environ.get(name, "").split(separator) if word]
+        os.environ[name] = separator.join([*found, *(word for word in wanted if word not in found)])
 
 
 def _ctr(node: LocalNode, *arguments: str) -> str:

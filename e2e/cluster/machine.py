@@ -42,6 +42,14 @@ def mounts_under(mounts: Iterable[Mount], folder: Path) -> list[Path]:
     return [mount.point for mount in mounts if mount.point.is_relative_to(folder)][::-1]
 
 
+def choose_snapshotter(mounts: Iterable[Mount], folder: Path) -> str:
+    """Choose how containerd stacks layers: overlays do not lie on overlays, as in a container, and copies do everywhere."""
+    holding = [mount for mount in mounts if folder.is_relative_to(mount.point)]
+    # Of mounts on the same point the last one shows.
+    kind = max(enumerate(holding), key=lambda item: (len(item[1].point.parts), item[0]))[1].kind
+    return "native" if "overlay" in kind else "overlayfs"
+
+
 def unmount_under(folder: Path) -> None:
     """Unmount everything under a folder; what is busy goes when its last user does."""
     points = [str(point) for point in mounts_under(read_mounts(), folder)]
@@ -59,8 +67,11 @@ def is_cgroup_v2(mounts: Iterable[Mount]) -> bool:
     return Mount(Path("/sys/fs/cgroup"), "cgroup2") in mounts
 
 
-def make_cgroup(name: str) -> None:
-    """Make a cgroup in every hierarchy, ready to hold processes."""
+def make_cgroup(name: str, *, cpus: int) -> None:
+    """Make a cgroup in every hierarchy, ready to hold processes and weighing as much as so many processes outside.
+
+    A process outside every cgroup weighs as much as a cgroup, so that all pods together would get what one busy client gets.
+    """
     mounts = read_mounts()
     for hierarchy in cgroup_hierarchies(mounts):
         folder = hierarchy
@@ -70,6 +81,9 @@ def make_cgroup(name: str) -> None:
             parent, folder = folder, folder / part
             folder.mkdir(exist_ok=True)
             _copy_cpuset(parent, folder)
+        for file, weight in (("cpu.shares", 1024 * cpus), ("cpu.weight", min(100 * cpus, 10_000))):
+            if (folder / file).exists():
+                (folder / file).write_text(str(weight))
 
 
 def cgroup_pids(name: str) -> set[int]:

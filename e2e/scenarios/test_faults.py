@@ -113,14 +113,11 @@ async def test_scale_down_lets_streams_finish(lab: Lab) -> None:
 
 @pytest.mark.timeout(420)
 async def test_api_server_gone_for_two_minutes(lab: Lab) -> None:
-    cluster = lab.installation.cluster
-    if not hasattr(cluster, "api_server_stopped"):
-        pytest.fail("this provider cannot stop its API server")
     await lab.apply(sim_deployment(lab.installation, "blind", scaling={"minReplicas": 1, "maxReplicas": 2}))
     await lab.until_replicas("blind", 1)
 
     async with load(lab, "blind", clients=2, tokens=10) as outcome:
-        with cluster.api_server_stopped():
+        with lab.installation.cluster.api_server_stopped():
             await asyncio.sleep(120)
         answered = outcome.answered
 

@@ -58,6 +58,15 @@ class GatewaySettings(_Settings):
         600.0
     )
     idle_seconds: Annotated[float, Field(ge=1, le=7200, description="Longest silence within a stream.")] = 300.0
+    sync_seconds: Annotated[
+        float, Field(ge=0, le=600, description="Longest wait of a request for the first list of models.")
+    ] = 10.0
+    max_pending_bytes: Annotated[
+        int, Field(ge=1024, le=1 << 40, description="Memory for the bodies of all requests that are not answered yet.")
+    ] = 256 * 1024 * 1024
+    lame_duck_seconds: Annotated[
+        float, Field(ge=0, le=600, description="When told to stop: time for others to notice, while all is served.")
+    ] = 5.0
     drain_seconds: Annotated[float, Field(ge=0, le=3600, description="Time to finish when told to stop.")] = 60.0
     max_tries: Annotated[int, Field(ge=1, le=10, description="Endpoints tried before the first byte.")] = 3
     heartbeat_seconds: Annotated[

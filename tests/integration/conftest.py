@@ -8,11 +8,10 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -20,9 +19,6 @@ import yaml
 from e2e.cluster.pki import Identity, write_pki
 from e2e.cluster.tools import build_toolbox
 from lull.doors.kube import Kube, connect
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 READY_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
@@ -74,6 +70,8 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         server = ApiServer(f"https://127.0.0.1:{api_port}", kubeconfig, tools["kubectl"])
         server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "llmdeployments.lull.dev.yaml"))
         server.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.lull.dev", "--timeout=30s")
+        # The schema reaches discovery a moment later; kubectl validates and explains by it.
+        _wait_until(lambda: "KIND:" in server.kubectl("explain", "llmdeployment", check=False), folder)
         yield server
     finally:
         # The API server does not stop by SIGTERM once etcd is gone, so it goes first.
@@ -160,15 +158,23 @@ def _wait_ready(folder: Path, port: int, processes: list[subprocess.Popen[bytes]
     pki = folder / "pki"
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
+
+    def is_ready() -> bool:
         assert all(process.poll() is None for process in processes), _logs(folder)
         try:
             with urllib.request.urlopen(f"https://127.0.0.1:{port}/readyz", context=context, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < deadline, _logs(folder)
-            time.sleep(0.2)
+                return True
+        except OSError:
+            return False
+
+    _wait_until(is_ready, folder)
+
+
+def _wait_until(is_there: Callable[[], bool], folder: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not is_there():
+        assert time.monotonic() < deadline, _logs(folder)
+        time.sleep(0.2)
 
 
 def _logs(folder: Path) -> str:

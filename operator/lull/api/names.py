@@ -51,7 +51,7 @@ NAME_RULE: Final = (
     "start with a letter and end with a letter or digit"
 )
 
-_MAX_NAME: Final = 52  # a Deployment's pods add 17 characters ("-<10 hex>-<5>") and labels end at 63, less a margin
+_MAX_NAME: Final = 52  # its ReplicaSets add "-<10 hex>", and 63 characters are what fits into a label
 
 
 def child(deployment: str, *parts: str) -> str:

@@ -170,9 +170,11 @@ def _place_default(default: object, schema: Manifest, *, at: str) -> object:
     """Defaults live at the leaves, so that an object given in part gets the rest; parents need only exist."""
     if schema["type"] != "object" or "properties" not in schema:
         return default
-    if _without_nulls(default) != expand_defaults(schema):
+    expanded = expand_defaults(schema)
+    if _without_nulls(default) != expanded:
         raise TypeError(f"{at}: the default differs from the defaults of its fields")
-    return {}
+    # The API server tries rules on a default as it is written, before the leaves have filled it.
+    return expanded if "x-kubernetes-validations" in schema else {}
 
 
 def _without_nulls(value: object) -> object:

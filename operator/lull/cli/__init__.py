@@ -25,6 +25,14 @@ def version() -> None:
     print(__version__)
 
 
+@app.command("operator")
+def run_operator() -> None:
+    """Run the operator, as its Deployment in the cluster does."""
+    from lull.cli.operator import main
+
+    main()
+
+
 @app.command()
 def fetch(
     source: Annotated[str, typer.Argument(help="hf://org/name or hf://org/name@revision")],
@@ -53,6 +61,14 @@ def render(
     from lull.cli.render import render_file
 
     print(render_file(file, namespace=namespace), end="")
+
+
+@app.command("gateway")
+def run_gateway() -> None:
+    """Run the OpenAI-compatible door in front of the engines (configured by LULL_* variables)."""
+    from lull.cli.gateway import run
+
+    run()
 
 
 def main() -> None:

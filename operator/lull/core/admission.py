@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from enum import StrEnum, unique
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from lull.api.quantities import parse_duration, parse_quantity
 
@@ -173,7 +173,12 @@ class Admission:
         if line is not None and not (line.held or line.granted or line.in_flight):
             del self._lines[key]
 
-    def keys(self) -> tuple[Key, ...]:
+    def is_holding(self, key: Key) -> bool:
+        line = self._lines.get(key)
+        return line is not None and bool(line.held)
+
+    @property
+    def models(self) -> tuple[Key, ...]:
         return tuple(self._lines)
 
     def demand(self, *, now: float) -> Mapping[Key, Demand]:
@@ -198,7 +203,7 @@ def build_limits(deployment: LLMDeployment) -> Limits:
     )
 
 
-def _hold_seconds(hold_for: Literal["Auto"] | str, deployment: LLMDeployment) -> float:
+def _hold_seconds(hold_for: str, deployment: LLMDeployment) -> float:
     if hold_for != "Auto":
         return parse_duration(hold_for)
     measured = deployment.status.cold_start

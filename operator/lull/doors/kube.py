@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from lull.api import names
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     from lull.api.llmdeployment import Manifest
 
@@ -131,7 +131,7 @@ class Kube:
 
     async def watch(
         self, resource: Resource, *, resource_version: str, namespace: str | None = None, labels: str = ""
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Changes since a resource version until the server ends the watch; Gone where it is too old."""
         query = {
             "watch": "1",
@@ -148,11 +148,12 @@ class Kube:
             ) as response:
                 if response.status != 200:
                     raise _failure(response.status, await response.read())
-                async for line in _lines(response.content):
-                    frame = orjson.loads(line)
-                    if frame["type"] == "ERROR":
-                        raise _failure(frame["object"].get("code", 500), orjson.dumps(frame["object"]))
-                    yield WatchEvent(frame["type"], frame["object"])
+                async with aclosing(_lines(response.content)) as lines:
+                    async for line in lines:
+                        frame = orjson.loads(line)
+                        if frame["type"] == "ERROR":
+                            raise _failure(frame["object"].get("code", 500), orjson.dumps(frame["object"]))
+                        yield WatchEvent(frame["type"], frame["object"])
 
     async def apply(self, manifest: Manifest, *, manager: str = names.MANAGER_CONTROLLER) -> Manifest:
         """Server-side apply of the full object; an unchanged apply changes no resource version."""
@@ -279,16 +280,20 @@ async def reflect(
     namespace: str | None = None,
     labels: str = "",
     on_synced: Callable[[], None] | None = None,
+    on_alive: Callable[[], None] | None = None,
 ) -> None:
     """List, then watch, for ever; after a gap report what changed meanwhile, deletions included.
 
     `on_change` gets one event per object and change. Failures of the API server, of any length, are waited
-    out: what was last known stays valid to the caller.
+    out: what was last known stays valid to the caller. `on_alive` is called with every frame and every try, so
+    that a watch that hangs can be told from an API server that is gone.
     """
     known: dict[tuple[str, str], Manifest] = {}
     version = ""
     failures = 0
+    alive = on_alive or _ignore
     while True:
+        alive()
         try:
             if not version:
                 listing = await kube.list(resource, namespace=namespace, labels=labels)
@@ -298,16 +303,19 @@ async def reflect(
                 version = listing.resource_version
                 if on_synced is not None:
                     on_synced()
-            async for event in kube.watch(resource, resource_version=version, namespace=namespace, labels=labels):
-                failures = 0
-                version = event.object["metadata"]["resourceVersion"]
-                if event.type == "BOOKMARK":
-                    continue
-                if event.type == "DELETED":
-                    known.pop(_identity(event.object), None)
-                else:
-                    known[_identity(event.object)] = event.object
-                await _report(on_change, event)
+            watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels)
+            async with aclosing(watch) as events:
+                async for event in events:
+                    failures = 0
+                    alive()
+                    version = event.object["metadata"]["resourceVersion"]
+                    if event.type == "BOOKMARK":
+                        continue
+                    if event.type == "DELETED":
+                        known.pop(_identity(event.object), None)
+                    else:
+                        known[_identity(event.object)] = event.object
+                    await _report(on_change, event)
         except Gone:
             version = ""
         except (Transient, Refused):
@@ -320,6 +328,10 @@ def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
     """Seconds to wait after so many failures in a row: doubling, capped, spread by half."""
     capped: float = min(most, first * 2.0 ** min(failures - 1, 16))
     return capped * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
+
+
+def _ignore() -> None:
+    return None
 
 
 async def _report(on_change: Callable[[WatchEvent], Awaitable[None] | None], event: WatchEvent) -> None:
@@ -376,7 +388,7 @@ class _transient:  # noqa: N801  reads as the block that it is
             raise Transient(f"{self._what}: {type(error).__name__} {error}") from error
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
     """Whole lines, however long: one object may be far larger than the reader's own line limit."""
     rest = b""
     async for chunk in content.iter_any():

@@ -39,7 +39,7 @@ class Passage:
     whole: bytes
     """Whole events, as they came, up to and with the first error."""
     begun: bool
-    """There is an event among them, not just comments."""
+    """There is an event among them, not just comments or an error."""
     error: StreamError | None
     done: bool
     """The last event of the stream is among them."""
@@ -102,12 +102,12 @@ def parse_error(data: bytes) -> StreamError | None:
 def _inspect(whole: bytes) -> Passage:
     begun = False
     for data, end in _events(whole):
-        begun = True
         if data == _DONE:
             return Passage(whole, begun=True, error=None, done=True)
         error = parse_error(data)
         if error is not None:
-            return Passage(whole[:end], begun=True, error=error, done=False)
+            return Passage(whole[:end], begun=begun, error=error, done=False)
+        begun = True
     return Passage(whole, begun=begun, error=None, done=False)
 
 

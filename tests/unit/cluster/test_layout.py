@@ -10,7 +10,7 @@ from e2e.cluster.model import NODES
 from e2e.cluster.tools import Toolbox
 
 FOLDER = Path("/var/lib/lull/cluster")
-MACHINE = layout.Machine(cgroup_v2=False, sys_resource=False, cni=Path("/usr/lib/cni"))
+MACHINE = layout.Machine(cgroup_v2=False, sys_resource=False, cni=Path("/usr/lib/cni"), snapshotter="overlayfs")
 
 
 class _AnyTool(dict[str, Path]):
@@ -61,7 +61,9 @@ def test_a_shim_belongs_to_the_node_whose_containerd_it_reports_to() -> None:
 
 @pytest.mark.parametrize("cgroup_v2", [False, True])
 def test_kubelet_refuses_cgroup_v1_only_where_there_is_v2(cgroup_v2: bool) -> None:
-    files = layout.render_files(FOLDER, layout.Machine(cgroup_v2=cgroup_v2, sys_resource=True, cni=Path("/cni")))
+    files = layout.render_files(
+        FOLDER, layout.Machine(cgroup_v2=cgroup_v2, sys_resource=True, cni=Path("/cni"), snapshotter="overlayfs")
+    )
 
     kubelet = json.loads(files[FOLDER / "lull-worker" / "kubelet.yaml"])
 
@@ -71,7 +73,7 @@ def test_kubelet_refuses_cgroup_v1_only_where_there_is_v2(cgroup_v2: bool) -> No
 
 @pytest.mark.parametrize(("sys_resource", "restricted"), [(False, "true"), (True, "false")])
 def test_containerd_leaves_oom_scores_alone_where_it_may_not_lower_them(sys_resource: bool, restricted: str) -> None:
-    machine = layout.Machine(cgroup_v2=False, sys_resource=sys_resource, cni=Path("/cni"))
+    machine = layout.Machine(cgroup_v2=False, sys_resource=sys_resource, cni=Path("/cni"), snapshotter="overlayfs")
 
     rendered = layout.render_files(FOLDER, machine)[FOLDER / "lull-worker2" / "containerd.toml"]
 

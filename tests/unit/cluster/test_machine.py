@@ -5,6 +5,7 @@ from pathlib import Path
 from e2e.cluster.machine import (
     Mount,
     cgroup_hierarchies,
+    choose_snapshotter,
     has_sys_resource,
     is_cgroup_v2,
     mounts_under,
@@ -33,6 +34,13 @@ def test_unmounts_the_inner_before_the_outer_and_nothing_beside() -> None:
     under = mounts_under(parse_mountinfo(MOUNTINFO), Path("/var/lib/lull"))
 
     assert under == [Path("/var/lib/lull/a b/c"), Path("/var/lib/lull/a b")]
+
+
+def test_stacks_no_overlay_on_an_overlay() -> None:
+    mounts = parse_mountinfo(MOUNTINFO)
+
+    assert choose_snapshotter(mounts, Path("/var/lib/lull/a b")) == "overlayfs"
+    assert choose_snapshotter(mounts, Path("/var/lib/lull/a b/c/d")) == "native"
 
 
 def test_tells_cgroup_versions_apart() -> None:

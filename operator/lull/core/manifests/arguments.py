@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lull.core.manifests.sources import Source
 
 HOME: Final = "/home/vllm"
+STARTUP_SECONDS: Final = 3600
+"""Longest time from the engine's start to its first healthy answer; then the kubelet restarts it."""
 
 _OURS: Final = "Lull sets it itself"
 _GPUS: Final = "a replica is one pod here; use spec.parallelism.tensor"
@@ -61,7 +63,13 @@ OWNED_FLAGS: Final = {
     "--allowed-local-media-path": "it lets clients read files of the pod",
     "--ssl-": "engines are reached inside the cluster only; put TLS before the gateway",
 }
-_SHORT_FLAGS: Final = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-"}
+_SHORT_FLAGS: Final = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-",
+    "-n": "--nnodes",
+    "-r": "--node-rank",
+}
 
 OWNED_VARIABLES: Final = {
     "HOME": _OURS,
@@ -70,6 +78,8 @@ OWNED_VARIABLES: Final = {
     "HF_ENDPOINT": "the hub is a setting of the operator (hubEndpoint in the chart)",
     "HF_TOKEN": "use spec.model.secretName",
     "HUGGING_FACE_HUB_TOKEN": "use spec.model.secretName",
+    "USER": _OURS,
+    "VLLM_ENGINE_READY_TIMEOUT_S": _OURS,
     "VLLM_API_KEY": "the gateway is the door to the engine, and only it reaches the port",
     "VLLM_CACHE_ROOT": _OURS,
     "VLLM_HOST_IP": _OURS,
@@ -113,11 +123,15 @@ def build_environment(engine: EngineSpec) -> list[Manifest]:
     _check_environment(engine)
     return [
         {"name": "HOME", "value": HOME},
+        # torch names a cache after its user, and the image may not know user 2000.
+        {"name": "USER", "value": "vllm"},
         {"name": "HF_HOME", "value": f"{HOME}/huggingface"},
         # Weights are in the pod before the engine starts: a hub that is down must not matter to it.
         {"name": "HF_HUB_OFFLINE", "value": "1"},
         {"name": "VLLM_CACHE_ROOT", "value": f"{HOME}/vllm"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+        # vLLM would give up on its own engine core after ten minutes; the startup probe is the one limit.
+        {"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": str(STARTUP_SECONDS)},
         {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *({"name": variable.name, "value": variable.value} for variable in engine.env),
     ]
@@ -129,6 +143,8 @@ def _check_arguments(arguments: list[str]) -> None:
             f"spec.engine.extraArgs: the first item, {arguments[0]!r}, is no flag; the model itself is spec.model.source"
         )
     for argument in arguments:
+        if argument.startswith("-") and any(character.isspace() for character in argument.partition("=")[0]):
+            raise InvalidSpec(f"spec.engine.extraArgs: {argument!r} must be two items, the flag and its value")
         if (owned := _find_owned(argument)) is not None:
             raise InvalidSpec(f"spec.engine.extraArgs: {argument.partition('=')[0]} is refused: {OWNED_FLAGS[owned]}")
 
@@ -137,10 +153,11 @@ def _find_owned(argument: str) -> str | None:
     """The flag of ours that an argument would set, in any spelling that vLLM's parser takes for it."""
     # vLLM reads underscores as hyphens, and `--flag.key` as one key of a JSON flag.
     flag = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-    if flag in _SHORT_FLAGS:
-        return _SHORT_FLAGS[flag]
+    if flag.startswith("-dp"):
+        return _SHORT_FLAGS["-dp"]
     if not flag.startswith("--"):
-        return None
+        # argparse completes abbreviations: -t is -tp.
+        return next((owned for short, owned in _SHORT_FLAGS.items() if len(flag) > 1 and short.startswith(flag)), None)
     for spelling in (flag, flag.replace("--no-", "--", 1)):
         for owned in OWNED_FLAGS:
             is_family = owned.endswith("-") and spelling.startswith(owned)

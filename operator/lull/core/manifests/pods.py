@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lull.api import names
 from lull.api.quantities import parse_duration
 from lull.api.spec import CapacityType, PoolSpec, Vendor
-from lull.core.manifests.arguments import HOME, build_arguments, build_environment
+from lull.core.manifests.arguments import HOME, STARTUP_SECONDS, build_arguments, build_environment
 from lull.core.manifests.capacity import build_affinity, build_tolerations
 from lull.core.manifests.sources import FETCHED_PATH, MODELS_PATH, Source, SourceType, parse_source
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 CONTAINER_ENGINE: Final = "engine"
 CONTAINER_FETCH: Final = "fetch"
-STARTUP_SECONDS: Final = 3600
-"""Longest time from the engine's start to its first healthy answer; then the kubelet restarts it."""
 
 _PRE_STOP_SECONDS: Final = 3
 """Between a pod's deletion and SIGTERM: gateways see the deletion and pick other endpoints."""

@@ -1,0 +1,201 @@
+"""`lull operator`: the whole operator process, put together in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from lull import __version__
+from lull.autoscaler.collecting import Collector, Timing
+from lull.autoscaler.loop import Autoscaler
+from lull.controller import handlers
+from lull.controller.claims import Claims
+from lull.controller.queue import KeyedQueue
+from lull.controller.reconcile import Reconciler, Surroundings
+from lull.core.manifests import BuildSettings
+from lull.doors import admin, http, kube, logs, metrics
+from lull.doors.admin import Health
+from lull.doors.events import Recorder
+from lull.doors.kube import LLMDEPLOYMENTS, Kube, Refused, Transient, backoff
+from lull.doors.lease import Lease, LeaseName
+from lull.doors.store import Store
+from lull.settings import OperatorSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lull.doors.http import Http
+
+log = structlog.get_logger(__name__)
+
+_STOP_SECONDS: Final = 5.0
+
+
+class _Stopped(Exception):  # noqa: N818  ends the task group, and is nobody's error
+    """The process was told to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything that works while this process leads."""
+
+    kube: Kube
+    store: Store
+    recorder: Recorder
+    collector: Collector
+    autoscaler: Autoscaler
+    decisions: KeyedQueue
+    reconciler: Reconciler
+    reconciles: KeyedQueue
+
+
+def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
+    store = Store()
+    recorder = Recorder(connection, settings.pod_name)
+    timing = Timing(tick=settings.tick_seconds, stale_after=settings.stale_seconds)
+    reconciles, decisions = KeyedQueue("controller"), KeyedQueue("autoscaler")
+    collector = Collector(client, timing=timing, on_news=decisions.add)
+    autoscaler = Autoscaler(
+        connection,
+        store=store,
+        collector=collector,
+        recorder=recorder,
+        timing=timing,
+        on_decision=reconciles.add,
+    )
+    claims = Claims(store, reconciles.add)
+    reconciler = Reconciler(
+        connection,
+        settings=BuildSettings(
+            image=settings.image,
+            image_pull_policy=settings.image_pull_policy,
+            hub_endpoint=settings.hub_endpoint,
+            lull_namespace=settings.namespace,
+        ),
+        surroundings=Surroundings(find_conflict=claims.find_conflict, view_scaling=autoscaler.view),
+        recorder=recorder,
+        resync_seconds=settings.resync_seconds,
+    )
+    store.listen(claims.take)
+    store.listen(decisions.add)
+    return App(connection, store, recorder, collector, autoscaler, decisions, reconciler, reconciles)
+
+
+async def run(settings: OperatorSettings, *, kubeconfig: str | None = None) -> None:
+    """Wait for the Lease, then lead until told to stop; an error out of here means that the process must end."""
+    stop = asyncio.Event()
+    _catch_signals(stop)
+    health = Health()
+    async with (
+        kube.connect(kubeconfig) as connection,
+        http.connect() as client,
+        admin.serve(health, settings.admin_port),
+    ):
+        lease = Lease(
+            connection,
+            LeaseName(
+                settings.namespace, settings.lease_name, holder=settings.pod_name, seconds=settings.lease_seconds
+            ),
+        )
+        app = assemble(settings, connection, client)
+        log.info("started", version=__version__, pod=settings.pod_name, namespace=settings.scope or "all")
+        # One that waits for the Lease is ready too: it can take over at any moment.
+        health.is_ready = True
+        with contextlib.suppress(_Stopped):
+            async with _released(lease), _one_error(), asyncio.TaskGroup() as group:
+                group.create_task(_wait_stop(stop))
+                await lease.acquire()
+                metrics.LEADING.set(1)
+                await _lead(app, settings, lease, health, stop, group)
+    log.info("stopped")
+
+
+async def _lead(
+    app: App, settings: OperatorSettings, lease: Lease, health: Health, stop: asyncio.Event, group: asyncio.TaskGroup
+) -> None:
+    group.create_task(lease.keep())
+    group.create_task(app.store.run(app.kube, namespace=settings.scope, on_alive=health.beat))
+    group.create_task(app.recorder.run())
+    group.create_task(app.collector.run())
+    group.create_task(
+        app.collector.discover(
+            app.kube, namespace=settings.namespace, service=settings.gateway_service, on_alive=health.beat
+        )
+    )
+    # Conflicts and replica counts are known only when everything was seen once.
+    await app.store.wait_synced()
+    group.create_task(app.decisions.run(app.autoscaler.scale, workers=settings.workers, on_alive=health.beat))
+    group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=settings.workers, on_alive=health.beat))
+    await _wait_installed(app.kube, settings.scope)
+    started = asyncio.Event()
+    group.create_task(handlers.run(app.reconciles.add, namespace=settings.scope, started=started))
+    await started.wait()
+    # Kopf has just put its own signal handlers in the place of ours; they would stop it alone, and slowly.
+    await asyncio.sleep(0)
+    _catch_signals(stop)
+
+
+async def _wait_installed(connection: Kube, namespace: str | None) -> None:
+    """Wait until our kind is served: Kopf looks for kinds once, at its start."""
+    failures = 0
+    while True:
+        try:
+            await connection.list(LLMDEPLOYMENTS, namespace=namespace)
+        except (Transient, Refused) as error:
+            failures += 1
+            log.warning("waiting for the API server to serve LLMDeployments", error=str(error))
+            await asyncio.sleep(backoff(failures))
+        else:
+            return
+
+
+async def _wait_stop(stop: asyncio.Event) -> None:
+    await stop.wait()
+    log.info("stopping")
+    raise _Stopped
+
+
+def _catch_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+@contextlib.asynccontextmanager
+async def _released(lease: Lease) -> AsyncIterator[None]:
+    """Give the Lease up at the end, when nothing writes any more."""
+    try:
+        yield
+    finally:
+        metrics.LEADING.set(0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await lease.release()
+
+
+@contextlib.asynccontextmanager
+async def _one_error() -> AsyncIterator[None]:
+    """Let the first error of a task group stand for all: the others are what it brought down."""
+    try:
+        yield
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from errors
+
+
+def main() -> None:
+    """Run as the environment says; exit 0 when told to stop, 1 when the process cannot go on."""
+    settings = OperatorSettings()
+    logs.configure(settings.log_level)
+    try:
+        asyncio.run(run(settings))
+    except Exception as error:
+        log.critical("ended", error=f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from error

@@ -1,0 +1,40 @@
+"""Who claims which names: when one LLMDeployment changes its claim, others may win or lose theirs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lull.core.catalogue import build_catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lull.api.llmdeployment import Key
+    from lull.doors.store import Store
+
+
+class Claims:
+    """The conflicts over served names, kept up to date with the store."""
+
+    def __init__(self, store: Store, enqueue: Callable[[Key], None]) -> None:
+        self._store = store
+        self._enqueue = enqueue
+        self._claims: dict[Key, tuple[str, ...]] = {}
+        self._conflicts: Mapping[Key, str] = {}
+
+    def find_conflict(self, key: Key) -> str | None:
+        return self._conflicts.get(key)
+
+    def take(self, key: Key) -> None:
+        """Look at one LLMDeployment again; those whose conflict came, changed or went are reconciled."""
+        deployment = self._store.find_deployment(key)
+        claim = () if deployment is None or deployment.deleting else (deployment.uid, *deployment.served_names)
+        if claim == self._claims.get(key, ()):
+            return
+        self._claims.pop(key, None)
+        if claim:
+            self._claims[key] = claim
+        earlier, self._conflicts = self._conflicts, build_catalogue(self._store.list_deployments()).conflicts
+        for changed in earlier.keys() | self._conflicts.keys():
+            if earlier.get(changed) != self._conflicts.get(changed):
+                self._enqueue(changed)

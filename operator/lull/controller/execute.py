@@ -1,0 +1,74 @@
+"""Carry out a plan: apply what it applies, delete what it deletes, and send nothing that is known to change nothing."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import orjson
+import structlog
+
+from lull.doors import metrics
+from lull.doors.kube import RESOURCES
+
+if TYPE_CHECKING:
+    from lull.api.llmdeployment import Key, Manifest
+    from lull.core.observed import Observed
+    from lull.core.planning import Plan
+    from lull.doors.kube import Kube
+
+log = structlog.get_logger(__name__)
+
+Identity = tuple[str, str]
+
+
+class Executor:
+    """Remembers what it applied, and what each child looked like afterwards.
+
+    A child's resource version would not do: it moves with every change of status, which is none of ours.
+    """
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self._applied: dict[Key, dict[Identity, tuple[str, str]]] = {}
+
+    async def execute(self, key: Key, plan: Plan, observed: Observed) -> None:
+        looks = {_identity(child): _look(child) for child in (*observed.workloads, *observed.others)}
+        applied = self._applied.setdefault(key, {})
+        for manifest in plan.apply:
+            identity, digest = _identity(manifest), _digest(manifest)
+            if identity in looks and applied.get(identity) == (looks[identity], digest):
+                continue
+            look = _look(await self._kube.apply(manifest))
+            applied[identity] = (look, digest)
+            if look != looks.get(identity):
+                metrics.APPLIED.labels(manifest["kind"]).inc()
+                log.info("applied", key=str(key), kind=identity[0], name=identity[1])
+        for manifest in plan.delete:
+            metadata = manifest["metadata"]
+            await self._kube.delete(
+                RESOURCES[manifest["kind"]], metadata["namespace"], metadata["name"], uid=metadata["uid"]
+            )
+            applied.pop(_identity(manifest), None)
+            metrics.DELETED.labels(manifest["kind"]).inc()
+            log.info("deleted", key=str(key), kind=manifest["kind"], name=metadata["name"])
+
+    def forget(self, key: Key) -> None:
+        """Drop what is remembered of an LLMDeployment that is gone."""
+        self._applied.pop(key, None)
+
+
+def _identity(manifest: Manifest) -> Identity:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _look(child: Manifest) -> str:
+    """Digest of what an apply could change, or somebody could have changed since."""
+    metadata = child["metadata"]
+    spec = {field: value for field, value in child.get("spec", {}).items() if field != "replicas"}
+    kept = [metadata.get("uid"), metadata.get("labels"), metadata.get("annotations"), metadata.get("ownerReferences")]
+    return _digest({"metadata": kept, "spec": spec})
+
+
+def _digest(manifest: Manifest) -> str:
+    return sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()

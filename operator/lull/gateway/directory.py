@@ -1,0 +1,123 @@
+"""What the gateway knows of the cluster: the catalogue and the endpoints, as last seen.
+
+While the API server is away this stays as it is, and requests go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from lull.api.llmdeployment import InvalidSpec, Key, parse_llmdeployment
+from lull.core import routing
+from lull.core.admission import Limits, build_limits
+from lull.core.catalogue import Catalogue, build_catalogue
+from lull.core.routing import Candidate, parse_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from lull.api.llmdeployment import LLMDeployment
+    from lull.doors.kube import WatchEvent
+
+
+class Directory:
+    """Models by name and endpoints by model."""
+
+    def __init__(
+        self,
+        *,
+        on_change: Callable[[Key], None],
+        on_lost: Callable[[str], None],
+        on_gone: Callable[[Key], None],
+    ) -> None:
+        """Tell of changed capacity, of a pod (uid) that no longer exists, and of a model that no longer does."""
+        self._on_change = on_change
+        self._on_lost = on_lost
+        self._on_gone = on_gone
+        self._log = structlog.get_logger("lull.gateway")
+        self._deployments: dict[Key, LLMDeployment] = {}
+        self._catalogue: Catalogue | None = None
+        self._limits: dict[Key, Limits] = {}
+        self._candidates: dict[Key, dict[str, Candidate]] = {}
+        self._pending = {"deployments", "pods"}
+        self._synced = asyncio.Event()
+
+    @property
+    def is_synced(self) -> bool:
+        return self._synced.is_set()
+
+    async def wait_synced(self) -> None:
+        await self._synced.wait()
+
+    def record_synced(self, what: str) -> None:
+        """`deployments` or `pods` were listed for the first time."""
+        self._pending.discard(what)
+        if not self._pending:
+            self._synced.set()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        # Built when it is next asked for, so that a list of a thousand objects costs one build and not a thousand.
+        if self._catalogue is None:
+            self._catalogue = build_catalogue(self._deployments.values())
+        return self._catalogue
+
+    def limits(self, deployment: LLMDeployment) -> Limits:
+        limits = self._limits.get(deployment.key)
+        if limits is None:
+            limits = self._limits[deployment.key] = build_limits(deployment)
+        return limits
+
+    def candidates(self, key: Key) -> Collection[Candidate]:
+        return self._candidates.get(key, {}).values()
+
+    def free(self, key: Key, *, now: float) -> int:
+        """Requests that this model's endpoints could take right now."""
+        deployment = self._deployments.get(key)
+        candidates = self._candidates.get(key)
+        if deployment is None or not candidates:
+            return 0
+        return routing.free(candidates.values(), slots=routing.slots(deployment), now=now)
+
+    def record_deployment(self, event: WatchEvent) -> None:
+        metadata = event.object["metadata"]
+        key = Key(metadata["namespace"], metadata["name"])
+        self._catalogue = None
+        self._limits.pop(key, None)
+        if event.type == "DELETED" or "deletionTimestamp" in metadata:
+            if self._deployments.pop(key, None) is not None:
+                self._on_gone(key)
+            return
+        try:
+            self._deployments[key] = parse_llmdeployment(event.object)
+        except InvalidSpec as error:
+            # What was served so far still is: its pods run, whatever became of the spec.
+            self._log.warning("spec not readable", deployment=str(key), error=str(error))
+        self._on_change(key)
+
+    def record_pod(self, event: WatchEvent) -> None:
+        uid = event.object["metadata"]["uid"]
+        endpoint = parse_endpoint(event.object)
+        known = next((key for key, candidates in self._candidates.items() if uid in candidates), None)
+        if known is not None and (event.type == "DELETED" or endpoint is None or endpoint.key != known):
+            del self._candidates[known][uid]
+            if not self._candidates[known]:
+                del self._candidates[known]
+            self._on_lost(uid)
+            self._on_change(known)
+        if event.type == "DELETED" or endpoint is None:
+            return
+        candidates = self._candidates.setdefault(endpoint.key, {})
+        candidate = candidates.get(uid)
+        if candidate is None:
+            candidate = candidates[uid] = Candidate(endpoint)
+        became_ready = endpoint.ready and not candidate.endpoint.ready
+        candidate.endpoint = endpoint
+        if became_ready:
+            # What failed before is another process by now.
+            candidate.failures = 0
+            candidate.avoid_until = 0.0
+        self._on_change(endpoint.key)

@@ -1,0 +1,178 @@
+"""The gateway's process: what it is made of, how it starts, and how it stops without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from lull.api import names
+from lull.doors import clock, kube
+from lull.doors.gateway_metrics import GatewayMetrics
+from lull.gateway import pipeline
+from lull.gateway.admin import build_admin
+from lull.gateway.attempts import Attempts
+from lull.gateway.directory import Directory
+from lull.gateway.exchange import Gateway
+from lull.gateway.lines import Lines
+from lull.gateway.reply import JSON
+from lull.wire.openai import INFERENCE_PATHS, PATH_MODELS, Refusal, render_models, unknown_model
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lull.api.llmdeployment import Key
+    from lull.settings import GatewaySettings
+
+KEEP_ALIVE_CLIENTS: Final = 75.0
+"""For idle clients, and for those that are slow to send their headers."""
+KEEP_ALIVE_ENGINES: Final = 2.0
+"""uvicorn closes idle connections after five seconds; one that is being closed must not get a request."""
+LINGER_SECONDS: Final = 2.0
+READ_BYTES: Final = 1 << 18
+
+
+async def run(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with kube.connect() as connection:
+        await serve(settings, connection, stop=stop)
+
+
+async def serve(settings: GatewaySettings, connection: kube.Kube, *, stop: asyncio.Event) -> None:
+    """Serve until told to stop: then fail readiness, serve on for a while, and let those in flight finish."""
+    async with _assemble(settings) as gateway, asyncio.TaskGroup() as group:
+        watches = [
+            group.create_task(
+                kube.reflect(
+                    connection,
+                    kube.LLMDEPLOYMENTS,
+                    gateway.directory.record_deployment,
+                    namespace=settings.scope,
+                    on_synced=lambda: gateway.directory.record_synced("deployments"),
+                )
+            ),
+            group.create_task(
+                kube.reflect(
+                    connection,
+                    kube.PODS,
+                    gateway.directory.record_pod,
+                    namespace=settings.scope,
+                    labels=f"{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}",
+                    on_synced=lambda: gateway.directory.record_synced("pods"),
+                )
+            ),
+        ]
+        admin = web.AppRunner(build_admin(gateway), access_log=None, shutdown_timeout=1.0)
+        door = web.ServerRunner(
+            web.Server(
+                lambda request: _answer(gateway, request),
+                handler_cancellation=True,
+                keepalive_timeout=KEEP_ALIVE_CLIENTS,
+                lingering_time=LINGER_SECONDS,
+                auto_decompress=False,
+                read_bufsize=READ_BYTES,
+                access_log=None,
+            ),
+            shutdown_timeout=settings.drain_seconds,
+        )
+        async with _running(admin, settings.admin_port), _running(door, settings.port):
+            gateway.log.info("serving", port=settings.port, admin_port=settings.admin_port)
+            await stop.wait()
+            gateway.stopping = True
+            gateway.log.info("stopping", lame_duck_seconds=settings.lame_duck_seconds)
+            await asyncio.sleep(settings.lame_duck_seconds)
+            gateway.lines.close(pipeline.stopping)
+            # Leaving the block closes the door: no new connections, then drain_seconds for those in flight.
+        for watch in watches:
+            watch.cancel()
+    gateway.log.info("stopped")
+
+
+@asynccontextmanager
+async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """Make the collaborators and introduce them to each other."""
+    attempts = Attempts()
+
+    def drop(key: Key) -> None:
+        lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
+        metrics.forget(key)
+
+    directory = Directory(on_change=lambda key: lines.release(key), on_lost=attempts.lose, on_gone=drop)  # noqa: PLW0108  lines come next
+    lines = Lines(lambda key: directory.free(key, now=clock.monotonic()))
+    metrics = GatewayMetrics(lines.demand)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_ENGINES, use_dns_cache=False)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        read_bufsize=READ_BYTES,
+    ) as session:
+        yield Gateway(
+            settings=settings,
+            directory=directory,
+            lines=lines,
+            session=session,
+            metrics=metrics,
+            log=structlog.get_logger("lull.gateway"),
+            attempts=attempts,
+        )
+
+
+@asynccontextmanager
+async def _running(runner: web.AppRunner | web.ServerRunner, port: int) -> AsyncIterator[None]:
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, None, port, backlog=4096, reuse_address=True).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _answer(gateway: Gateway, request: web.BaseRequest) -> web.StreamResponse:
+    """The allow-list: exactly these paths exist, compared as they were sent."""
+    path = request.raw_path.partition("?")[0]
+    if path in INFERENCE_PATHS:
+        if request.method == "POST":
+            return await pipeline.serve(gateway, request, path)
+        return _refuse(_wrong_method(path, "POST"))
+    if path == PATH_MODELS:
+        if request.method == "GET":
+            return _list_models(gateway)
+        return _refuse(_wrong_method(path, "GET"))
+    return _refuse(Refusal(404, "There is nothing at this path.", code="unknown_path"))
+
+
+def _list_models(gateway: Gateway) -> web.Response:
+    if not gateway.directory.is_synced:
+        return _refuse(pipeline.not_synced())
+    catalogue = gateway.directory.catalogue
+    return web.Response(
+        headers=JSON,
+        body=render_models(
+            (name, _created(catalogue.deployments[key].created_at)) for name, key in catalogue.names.items()
+        ),
+    )
+
+
+def _created(created_at: str) -> int:
+    return int(datetime.fromisoformat(created_at).timestamp()) if created_at else 0
+
+
+def _wrong_method(path: str, allowed: str) -> Refusal:
+    return Refusal(405, f"{path} takes {allowed} only.", code="method_not_allowed", headers={"Allow": allowed})
+
+
+def _refuse(refusal: Refusal) -> web.Response:
+    return web.Response(status=refusal.status, headers={**JSON, **refusal.headers}, body=refusal.body)

@@ -1,0 +1,143 @@
+"""The CRD as an API server understands it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lull.api.llmdeployment import parse_llmdeployment
+from lull.doors.kube import LLMDEPLOYMENTS, Kube, Refused
+from tests.integration.conftest import ApiServer
+from tests.invalid import BROKEN_RULES, WRONG_FIELDS
+from tests.manifests import manifest
+
+
+async def test_writes_defaults_into_the_object(kube: Kube, namespace: str) -> None:
+    stored = await kube.apply(manifest(namespace=namespace))
+
+    spec = stored["spec"]
+    assert spec["engine"]["image"] == "vllm/vllm-openai:v0.33.0"
+    assert spec["scaling"] == {
+        "minReplicas": 0,
+        "maxReplicas": 8,
+        "idleAfter": "10m",
+        "target": {"queueLength": 4},
+        "behavior": {
+            "scaleUp": {"stabilizationWindowSeconds": 0},
+            "scaleDown": {"stabilizationWindowSeconds": 300},
+        },
+    }
+    assert spec["placement"]["pools"] == [
+        {"name": "default", "capacityType": "Any", "nodeSelector": {}, "tolerations": []}
+    ]
+    assert "replicas" not in spec
+
+
+async def test_defaults_are_those_of_the_types(kube: Kube, namespace: str) -> None:
+    written = manifest(namespace=namespace)
+
+    stored = await kube.apply(written)
+
+    assert parse_llmdeployment(stored).spec == parse_llmdeployment(written).spec
+
+
+@pytest.mark.parametrize(("spec", "message"), BROKEN_RULES.values(), ids=BROKEN_RULES)
+async def test_refuses_what_breaks_a_rule(kube: Kube, namespace: str, spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused) as refused:
+        await kube.apply({**manifest(namespace=namespace), "spec": spec})
+
+    assert refused.value.status == 422
+    assert message in refused.value.message
+
+
+@pytest.mark.parametrize(("spec", "field"), WRONG_FIELDS.values(), ids=WRONG_FIELDS)
+async def test_refuses_a_wrong_field_by_its_path(kube: Kube, namespace: str, spec: dict[str, Any], field: str) -> None:
+    # Created rather than applied: to an apply of the wrong type the API server answers 500.
+    with pytest.raises(Refused) as refused:
+        await kube.create({**manifest(namespace=namespace), "spec": spec})
+
+    assert field in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["8-billion", "a" * 41, "llama.8b"])
+async def test_refuses_a_name_that_no_service_may_have(kube: Kube, namespace: str, name: str) -> None:
+    with pytest.raises(Refused, match=r"metadata\.name must be at most 40"):
+        await kube.apply(manifest(name=name, namespace=namespace))
+
+
+async def test_takes_the_longest_name(kube: Kube, namespace: str) -> None:
+    stored = await kube.apply(manifest(name="a" * 40, namespace=namespace))
+
+    assert stored["metadata"]["generation"] == 1
+
+
+async def test_kubectl_shows_what_matters(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
+    await kube.apply(manifest(namespace=namespace, accelerator={"product": "NVIDIA-L4"}))
+    await kube.patch_status(
+        LLMDEPLOYMENTS,
+        namespace,
+        "llama-8b",
+        {
+            "summary": "1/2",
+            "desiredReplicas": 2,
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "Serving",
+                    "message": "1 of 2 replicas ready.",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }
+            ],
+        },
+    )
+
+    header, row = apiserver.kubectl("get", "llm", "-n", namespace, "-o", "wide").splitlines()
+
+    assert header.split() == ["NAME", "MODEL", "READY", "REPLICAS", "REASON", "ACCELERATOR", "DESIRED", "AGE"]
+    assert row.split()[:7] == ["llama-8b", "hf://org/name", "True", "1/2", "Serving", "NVIDIA-L4", "2"]
+
+
+async def test_kubectl_finds_it_under_all(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
+    await kube.apply(manifest(namespace=namespace))
+
+    assert "llmdeployment.lull.dev/llama-8b" in apiserver.kubectl("get", "all", "-n", namespace)
+
+
+async def test_kubectl_scale_sets_spec_replicas(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
+    await kube.apply(manifest(namespace=namespace))
+    await kube.patch_status(
+        LLMDEPLOYMENTS, namespace, "llama-8b", {"replicas": 1, "selector": "lull.dev/deployment=llama-8b"}
+    )
+
+    apiserver.kubectl("scale", "llm/llama-8b", "-n", namespace, "--replicas=3")
+
+    scale = json.loads(
+        apiserver.kubectl(
+            "get", "--raw", f"/apis/lull.dev/v1alpha1/namespaces/{namespace}/llmdeployments/llama-8b/scale"
+        )
+    )
+    assert scale["spec"] == {"replicas": 3}
+    assert scale["status"] == {"replicas": 1, "selector": "lull.dev/deployment=llama-8b"}
+
+
+async def test_kubectl_explain_says_what_a_field_does(apiserver: ApiServer) -> None:
+    explained = apiserver.kubectl("explain", "llmdeployment.spec.scaling.idleAfter")
+
+    assert "Time without demand after which the last replica goes" in " ".join(explained.split())
+
+
+def test_kubectl_refuses_a_misspelt_field(apiserver: ApiServer, namespace: str) -> None:
+    misspelt = {**manifest(namespace=namespace), "spec": {"model": {"source": "hf://a/b"}, "scalling": {}}}
+
+    answer = apiserver.kubectl("create", "-f", "-", stdin=json.dumps(misspelt), check=False)
+
+    assert 'unknown field "spec.scalling"' in answer
+
+
+def test_every_example_is_valid(apiserver: ApiServer, namespace: str) -> None:
+    answer = apiserver.kubectl("apply", "-n", namespace, "--validate=strict", "-f", "crds/examples")
+
+    assert answer.count("created") == 4

@@ -1,0 +1,177 @@
+"""Scaling decisions by example: what a person would expect of each situation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lull.api.reasons import ScalingReason
+from lull.api.spec import LLMDeploymentSpec
+from lull.core.scaling import Policy, ReplicaCounts, build_policy, decide
+from lull.core.signals import Demand
+
+POLICY = Policy(
+    min_replicas=0,
+    max_replicas=8,
+    target_queue=4,
+    target_in_flight=32,
+    idle_after=600.0,
+    scale_up_window=0.0,
+    scale_down_window=300.0,
+    manual=None,
+)
+NONE = ReplicaCounts(asked=0, ready=0, loading=0, ready_at=None)
+
+
+def ready(count: int, at: float = 0.0) -> ReplicaCounts:
+    return ReplicaCounts(asked=count, ready=count, loading=0, ready_at=at)
+
+
+def asked(held: int = 0, in_flight: int = 0, last: float | None = None, *, complete: bool = True) -> Demand:
+    return Demand(held=held, in_flight=in_flight, waiting=0, last_request_at=last, complete=complete)
+
+
+def test_wakes_for_the_first_held_request() -> None:
+    decision = decide(POLICY, asked(held=1), NONE, history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (1, ScalingReason.ACTIVATED)
+    assert decision.message == "0 → 1: 1 waiting and 0 in flight, nothing running; 0 ready, 0 loading"
+
+
+def test_wakes_one_replica_for_ten_clients() -> None:
+    assert decide(POLICY, asked(held=10), NONE, history=None, now=0.0).replicas == 1
+
+
+def test_wakes_as_many_replicas_as_a_burst_needs() -> None:
+    assert decide(POLICY, asked(held=100), NONE, history=None, now=0.0).replicas == 3
+
+
+def test_wakes_although_the_client_has_left() -> None:
+    decision = decide(POLICY, asked(last=9.5), NONE, history=None, now=10.0)
+
+    assert (decision.replicas, decision.reason) == (1, ScalingReason.ACTIVATED)
+
+
+def test_stays_asleep_while_nobody_asks() -> None:
+    decision = decide(POLICY, asked(), NONE, history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (0, ScalingReason.AT_MINIMUM)
+
+
+def test_goes_up_at_once_when_more_is_in_flight_than_the_target() -> None:
+    decision = decide(POLICY, asked(in_flight=33), ready(1), history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (2, ScalingReason.IN_FLIGHT_ABOVE_TARGET)
+
+
+def test_goes_up_when_more_waits_than_the_target() -> None:
+    decision = decide(POLICY, asked(held=9, in_flight=28), ready(1), history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (2, ScalingReason.QUEUE_ABOVE_TARGET)
+
+
+def test_waits_out_the_window_before_scaling_up() -> None:
+    patient = replace(POLICY, scale_up_window=10.0)
+    first = decide(patient, asked(in_flight=64), ready(1), history=None, now=0.0)
+
+    early = decide(patient, asked(in_flight=64), ready(1), history=first.history, now=9.0)
+    late = decide(patient, asked(in_flight=64), ready(1), history=early.history, now=10.0)
+
+    assert (first.replicas, first.reason) == (1, ScalingReason.STABILIZING)
+    assert early.replicas == 1
+    assert late.replicas == 2
+
+
+def test_waits_out_the_window_before_scaling_down() -> None:
+    busy = decide(POLICY, asked(in_flight=128), ready(4), history=None, now=0.0)
+
+    early = decide(POLICY, asked(in_flight=1), ready(4), history=busy.history, now=299.0)
+    late = decide(POLICY, asked(in_flight=1), ready(4), history=early.history, now=300.0)
+
+    assert (early.replicas, early.reason) == (4, ScalingReason.STABILIZING)
+    assert (late.replicas, late.reason) == (1, ScalingReason.LOAD_BELOW_TARGET)
+
+
+def test_a_restart_does_not_cut_replicas_off() -> None:
+    decision = decide(POLICY, asked(in_flight=1), ready(4), history=None, now=0.0)
+
+    assert decision.replicas == 4
+
+
+def test_keeps_loading_replicas_when_demand_falls() -> None:
+    loading = ReplicaCounts(asked=3, ready=1, loading=2, ready_at=0.0)
+    hasty = replace(POLICY, scale_down_window=0.0)
+
+    decision = decide(hasty, asked(in_flight=1), loading, history=None, now=1000.0)
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.LOADING)
+
+
+def test_does_not_go_down_on_what_only_some_gateways_say() -> None:
+    hasty = replace(POLICY, scale_down_window=0.0)
+
+    decision = decide(hasty, asked(in_flight=1, complete=False), ready(3), history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.SIGNAL_MISSING)
+
+
+def test_wakes_on_what_only_some_gateways_say() -> None:
+    assert decide(POLICY, asked(held=1, complete=False), NONE, history=None, now=0.0).replicas == 1
+
+
+def test_sleeps_once_idle_counted_from_the_last_request() -> None:
+    busy = decide(POLICY, asked(in_flight=1), ready(1), history=None, now=100.0)
+
+    early = decide(POLICY, asked(), ready(1), history=busy.history, now=699.0)
+    late = decide(POLICY, asked(), ready(1), history=early.history, now=700.0)
+
+    assert (early.replicas, early.reason) == (1, ScalingReason.WITHIN_TARGET)
+    assert (late.replicas, late.reason) == (0, ScalingReason.IDLE)
+
+
+def test_sleeps_once_idle_counted_from_readiness_where_that_came_later() -> None:
+    assert decide(POLICY, asked(last=0.0), ready(1, at=500.0), history=None, now=1099.0).replicas == 1
+    assert decide(POLICY, asked(last=0.0), ready(1, at=500.0), history=None, now=1100.0).replicas == 0
+
+
+def test_looks_on_for_idle_after_where_every_gateway_has_just_started() -> None:
+    first = decide(POLICY, asked(), ready(1), history=None, now=5000.0)
+
+    later = decide(POLICY, asked(), ready(1), history=first.history, now=5600.0)
+
+    assert (first.replicas, later.replicas) == (1, 0)
+
+
+def test_stands_back_where_the_spec_names_a_number() -> None:
+    manual = replace(POLICY, manual=3)
+
+    decision = decide(manual, asked(held=500), ready(1), history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.MANUAL)
+
+
+def test_follows_a_lower_maximum_at_once() -> None:
+    decision = decide(POLICY, asked(in_flight=9999), ready(20), history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (8, ScalingReason.AT_MAXIMUM)
+
+
+def test_follows_a_higher_minimum_at_once() -> None:
+    decision = decide(replace(POLICY, min_replicas=2), asked(), NONE, history=None, now=0.0)
+
+    assert (decision.replicas, decision.reason) == (2, ScalingReason.AT_MINIMUM)
+
+
+@pytest.mark.parametrize(
+    ("engine", "target", "expected"),
+    [({}, {}, 32), ({"maxNumSeqs": 8}, {}, 6), ({"maxNumSeqs": 1}, {}, 1), ({"maxNumSeqs": 8}, {"inFlight": 2}, 2)],
+)
+def test_derives_the_target_from_what_an_engine_runs_at_a_time(
+    engine: dict[str, int], target: dict[str, int], expected: int
+) -> None:
+    spec = LLMDeploymentSpec.model_validate(
+        {"model": {"source": "hf://org/name"}, "engine": engine, "scaling": {"target": target}}
+    )
+
+    assert build_policy(spec).target_in_flight == expected
