@@ -176,7 +176,7 @@ def test_a_gateway_is_never_killed_while_it_drains(chart: Chart, seconds: float)
 
     grace = one(manifests, "Deployment", "lull-gateway")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
 
-    assert grace >= seconds + 10
+    assert grace >= GatewaySettings().lame_duck_seconds + seconds + 10
     assert isinstance(grace, int)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import yaml
 
+from lull.api.llmdeployment import Manifest
 from lull.api.reasons import Reason
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
@@ -20,12 +21,17 @@ STATUSES: Final = sorted(path.parent for path in (Path(__file__).parent / "statu
 
 def render_status(case: Path) -> str:
     """The status that the observation of a case gives."""
+    return render_yaml([look(case)])
+
+
+def look(case: Path, *, status: Manifest | None = None) -> Manifest:
+    """Summarize what a case observes; `status` stands for the one that is stored already."""
     given = yaml.safe_load((case / "observed.yaml").read_text())
     model = manifest(**given.get("spec", {}))
     model["metadata"].update(given.get("metadata", {}))
     scaling = given.get("scaling", {})
-    status = summarize(
-        stored(model, generation=given.get("generation", 1), status=given.get("status")),
+    return summarize(
+        stored(model, generation=given.get("generation", 1), status=status or given.get("status")),
         Observed(workloads=tuple(given.get("workloads", ())), pods=tuple(given.get("pods", ()))),
         scaling=ScalingView(
             desired_replicas=scaling.get("desiredReplicas"),
@@ -37,4 +43,3 @@ def render_status(case: Path) -> str:
         conflict=given.get("conflict"),
         now=parse_timestamp(given["now"]),
     )
-    return render_yaml([status])

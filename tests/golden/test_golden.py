@@ -9,7 +9,7 @@ import yaml
 
 from lull.api.reasons import Reason
 from tests.golden.cases import CASES, render_children
-from tests.golden.statuses import STATUSES, render_status
+from tests.golden.statuses import STATUSES, look, render_status
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -20,6 +20,13 @@ def test_children(case: Path) -> None:
 @pytest.mark.parametrize("case", STATUSES, ids=lambda case: case.name)
 def test_status(case: Path) -> None:
     assert render_status(case) == (case / "status.yaml").read_text()
+
+
+@pytest.mark.parametrize("case", STATUSES, ids=lambda case: case.name)
+def test_a_second_look_writes_nothing(case: Path) -> None:
+    first = look(case)
+
+    assert look(case, status=first) == first
 
 
 def test_every_reason_has_a_status() -> None:

@@ -13,6 +13,7 @@ from lull.api.quantities import render_duration
 from lull.api.reasons import ConditionType, Reason
 from lull.api.status import ColdStart, Condition, DecisionRecord, LLMDeploymentStatus, PoolStatus
 from lull.api.timestamps import parse_timestamp, render_timestamp
+from lull.core.manifests import find_revision
 from lull.core.manifests.pods import CONTAINER_ENGINE, CONTAINER_FETCH
 from lull.core.troubles import Trouble, find_trouble
 
@@ -115,7 +116,7 @@ def summarize(
     `problem` is why the spec was refused, `conflict` why its names are another's.
     """
     previous = deployment.status
-    counts = _count(deployment.spec, observed, scaling)
+    counts = _count(deployment, observed, scaling)
     found = find_trouble(observed.workloads, tuple(pod for pod in _existing(observed.pods) if not is_ready(pod)))
     verdicts = _judge(deployment, counts, found, problem=problem, conflict=conflict, now=now)
     return LLMDeploymentStatus(
@@ -173,7 +174,8 @@ def is_ready(pod: Manifest) -> bool:
     return _condition_time(pod, "Ready") is not None
 
 
-def _count(spec: LLMDeploymentSpec, observed: Observed, scaling: ScalingView) -> _Counts:
+def _count(deployment: LLMDeployment, observed: Observed, scaling: ScalingView) -> _Counts:
+    spec = deployment.spec
     existing = _existing(observed.pods)
     asked = sum(workload["spec"].get("replicas", 0) for workload in observed.workloads)
     # Before the autoscaler's first decision the spec's own floor stands for it, so that "nothing runs" is not
@@ -184,7 +186,7 @@ def _count(spec: LLMDeploymentSpec, observed: Observed, scaling: ScalingView) ->
         ready=sum(is_ready(pod) for pod in existing),
         desired=max(asked, floor) if scaling.desired_replicas is None else scaling.desired_replicas,
         leaving=sum("deletionTimestamp" in pod["metadata"] for pod in observed.pods),
-        outdated=sum(_outdated(workload) for workload in observed.workloads),
+        outdated=_count_outdated(deployment, existing),
         created=bool(observed.workloads),
     )
 
@@ -199,13 +201,15 @@ def _existing(pods: tuple[Manifest, ...]) -> list[Manifest]:
     ]
 
 
-def _outdated(workload: Manifest) -> int:
-    status = workload.get("status") or {}
-    replicas: int = status.get("replicas", 0)
-    updated: int = status.get("updatedReplicas", 0)
-    if status.get("observedGeneration", 0) < workload["metadata"].get("generation", 0):
-        return 0  # Its numbers speak of an earlier template, or of none.
-    return max(replicas - updated, 0)
+def _count_outdated(deployment: LLMDeployment, pods: list[Manifest]) -> int:
+    """Replicas of another revision than the spec now gives, by their own labels: Deployments tell it late."""
+    revisions = {pool.name: find_revision(deployment, pool) for pool in deployment.spec.placement.pools}
+    labels = [pod["metadata"].get("labels") or {} for pod in pods]
+    return sum(
+        label.get(names.LABEL_REVISION) != revisions.get(label.get(names.LABEL_POOL, ""))
+        for label in labels
+        if names.LABEL_REVISION in label
+    )
 
 
 def _count_pools(spec: LLMDeploymentSpec, observed: Observed, counts: _Counts) -> list[PoolStatus]:
@@ -318,9 +322,12 @@ def _judge_ready(deployment: LLMDeployment, counts: _Counts, spec_valid: _Verdic
 def _find_stuck(workloads: _Verdict, found: tuple[Trouble, int] | None, now: float) -> _Verdict | None:
     if found is None or workloads.reason is not found[0].reason:
         return None
-    since = found[0].since
-    waited_out = workloads.reason is Reason.UNSCHEDULABLE and since is not None and now - since > _UNSCHEDULABLE_SECONDS
-    return workloads if waited_out or workloads.reason in _STUCK else None
+    trouble = found[0]
+    if trouble.reason is Reason.UNSCHEDULABLE:
+        is_stuck = trouble.since is not None and now - trouble.since > _UNSCHEDULABLE_SECONDS
+    else:
+        is_stuck = trouble.reason in _STUCK and not trouble.is_retried
+    return workloads if is_stuck else None
 
 
 def _judge_scaling(scaling: ScalingView) -> _Verdict:

@@ -40,6 +40,8 @@ _FETCH_EXITS: Final = {10: Reason.SOURCE_NOT_FOUND, 11: Reason.SOURCE_FORBIDDEN}
 _MESSAGE_TAIL: Final = 600
 """Characters kept of what a container said last: the end of a traceback is the part that tells."""
 _STARTUP_SLACK: Final = 60
+_RETRIES: Final = 3
+"""Restarts after which an engine that ends counts as one that will go on ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Trouble:
     detail: str
     since: float | None = None
     """When it began, where the pod says so."""
+    is_retried: bool = False
+    """It happened once or twice, and the next try is on its way."""
 
 
 def find_trouble(workloads: tuple[Manifest, ...], pods: tuple[Manifest, ...]) -> tuple[Trouble, int] | None:
@@ -95,6 +99,8 @@ def _container_troubles(container: Manifest) -> Iterator[Trouble]:
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if not ended:
         return
+    restarts = container.get("restartCount", 0)
+    is_retried = word != "CrashLoopBackOff" and restarts < _RETRIES
     code, last_words = ended.get("exitCode", 0), _tail(ended.get("message", ""))
     if container["name"] == CONTAINER_FETCH:
         if code != 0:
@@ -108,9 +114,9 @@ def _container_troubles(container: Manifest) -> Iterator[Trouble]:
         yield Trouble(Reason.COLD_START_TIMED_OUT, f"not healthy within {STARTUP_SECONDS // 60} minutes of its start")
     else:
         # vLLM leaves with code 0 when its engine core dies, so the code proves nothing and any end counts.
-        times = max(container.get("restartCount", 0), 1)
-        stopped = "once" if times == 1 else f"{times} times"
-        yield Trouble(Reason.ENGINE_CRASH_LOOP, f"stopped {stopped}, last with exit code {code}{_said(last_words)}")
+        stopped = "once" if restarts <= 1 else f"{restarts} times"
+        detail = f"stopped {stopped}, last with exit code {code}{_said(last_words)}"
+        yield Trouble(Reason.ENGINE_CRASH_LOOP, detail, is_retried=is_retried)
 
 
 def _ran(ended: Manifest) -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lull.fetcher.snapshot import Json
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _MIN_PAUSE: Final = 0.25
 _MAX_PAUSE: Final = 30.0
 
@@ -95,7 +96,7 @@ def starts_at(status: int, content_range: str, *, asked: int) -> int | None:
 
 def pause(failures: int, retry_after: str | None = None) -> float:
     """Seconds before the next try: what the hub asks for within reason, else doubling."""
-    if retry_after is not None and retry_after.isdigit():
+    if retry_after is not None and _NUMBER.fullmatch(retry_after):
         return min(_MAX_PAUSE, max(_MIN_PAUSE, float(retry_after)))
     return min(_MAX_PAUSE, _MIN_PAUSE * 2.0 ** min(failures - 1, 10))
 
@@ -135,6 +136,6 @@ def describe(file: RemoteFile, headers: Mapping[str, str]) -> RemoteFile:
     checksum = parse_checksum(headers.get("x-linked-etag") or headers.get("etag") or "")
     return RemoteFile(
         file.path,
-        int(size) if file.size is None and size.isdigit() else file.size,
+        int(size) if file.size is None and _NUMBER.fullmatch(size) else file.size,
         file.checksum or checksum,
     )

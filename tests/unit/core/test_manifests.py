@@ -51,6 +51,9 @@ def test_refuses_every_flag_of_its_own_with_what_to_do(flag: str) -> None:
         ("--max-num-s", "spec.engine.maxNumSeqs"),
         ("-tp", "spec.parallelism.tensor"),
         ("-tp=2", "spec.parallelism.tensor"),
+        ("-t", "spec.parallelism.tensor"),
+        ("-dpn", "spec.parallelism.tensor"),
+        ("-n", "spec.parallelism.tensor"),
         ("--data-parallel-size-local", "spec.parallelism.tensor"),
         ("--no-enforce-eager", "spec.engine.enforceEager"),
         ("--ssl-certfile", "TLS before the gateway"),
@@ -81,10 +84,17 @@ def test_refuses_its_own_flags_in_every_spelling(argument: str, instead: str) ->
         ["--sim-decode-ms", "5"],
         ["--hf-overrides", '{"a": 1}'],
         ["--seed", "-1"],
+        ["--generation-config", "-"],
     ],
 )
 def test_passes_other_flags_on_as_they_are(arguments: list[str]) -> None:
     assert _engine(engine={"extraArgs": arguments})["args"][-len(arguments) :] == arguments
+
+
+@pytest.mark.parametrize("argument", ["--seed 1", "--dtype\thalf", "-O 3"])
+def test_refuses_a_flag_and_its_value_in_one_item(argument: str) -> None:
+    with pytest.raises(InvalidSpec, match="must be two items"):
+        _workload(engine={"extraArgs": [argument]})
 
 
 def test_refuses_a_second_model_among_the_arguments() -> None:

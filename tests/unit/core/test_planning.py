@@ -10,7 +10,7 @@ from lull.core.observed import Observed
 from lull.core.planning import plan
 from tests.manifests import SETTINGS, manifest, stored
 
-SCALED = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]}
+SCALED: Manifest = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]}
 NEWER = BuildSettings("lull/lull:9.9.9", "Always", "https://mirror.example", "lull-system")
 
 

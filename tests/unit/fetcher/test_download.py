@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lull.fetcher import download
@@ -41,6 +41,7 @@ def test_knows_where_an_answer_starts(status: int, content_range: str, asked: in
     assert download.starts_at(status, content_range, asked=asked) == expected
 
 
+@example(1, "²")
 @given(st.integers(1, 10_000), st.none() | st.text() | st.integers(0).map(str))
 def test_every_pause_is_bounded(failures: int, retry_after: str | None) -> None:
     assert 0 <= download.pause(failures, retry_after) <= 30

@@ -14,7 +14,7 @@ from lull.core.manifests.pods import BuildSettings, build_template, common_label
 if TYPE_CHECKING:
     from lull.api.spec import PoolSpec
 
-__all__ = ["BuildSettings", "build"]
+__all__ = ["BuildSettings", "build", "find_revision"]
 
 _TEMPLATE_LIMIT: Final = 192 * 1024
 """Bytes of a rendered template: it is kept in an annotation, and all annotations together may have 256 KiB."""
@@ -37,8 +37,29 @@ def build(deployment: LLMDeployment, settings: BuildSettings) -> tuple[Manifest,
     )
 
 
+def find_revision(deployment: LLMDeployment, pool: PoolSpec) -> str:
+    """Digest of what a pool's pods depend on in the spec, and of nothing else.
+
+    Fields at their default are left out, so that one which a later version adds changes no digest. The image
+    stays in: its default moves with the version, while objects keep the one that they were created with.
+    """
+    spec = deployment.spec
+    parts = {
+        part: getattr(spec, part).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for part in ("model", "engine", "parallelism", "accelerator", "resources")
+    }
+    inputs = {
+        **parts,
+        "image": spec.engine.image,
+        "pool": pool.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "drain": spec.rollout.drain,
+        "names": [deployment.key.name, *deployment.served_names],
+    }
+    return sha256(_canonical(inputs).encode()).hexdigest()[:10]
+
+
 def _build_workload(deployment: LLMDeployment, pool: PoolSpec, settings: BuildSettings) -> Manifest:
-    revision = _digest(deployment, pool)
+    revision = find_revision(deployment, pool)
     template = build_template(deployment, pool, revision, settings)
     rendered = _canonical(template)
     if len(rendered.encode()) > _TEMPLATE_LIMIT:
@@ -129,27 +150,6 @@ def _metadata(deployment: LLMDeployment, name: str) -> Manifest:
         # What was read from a file has no uid yet; a reference to nothing would have its bearer collected as garbage.
         **({"ownerReferences": [owner_reference(deployment)]} if deployment.uid else {}),
     }
-
-
-def _digest(deployment: LLMDeployment, pool: PoolSpec) -> str:
-    """Digest of what a pool's pods depend on in the spec, and of nothing else.
-
-    Fields at their default are left out, so that one which a later version adds changes no digest. The image
-    stays in: its default moves with the version, while objects keep the one that they were created with.
-    """
-    spec = deployment.spec
-    parts = {
-        part: getattr(spec, part).model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        for part in ("model", "engine", "parallelism", "accelerator", "resources")
-    }
-    inputs = {
-        **parts,
-        "image": spec.engine.image,
-        "pool": pool.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-        "drain": spec.rollout.drain,
-        "names": [deployment.key.name, *deployment.served_names],
-    }
-    return sha256(_canonical(inputs).encode()).hexdigest()[:10]
 
 
 def _canonical(value: Manifest) -> str:

@@ -63,7 +63,13 @@ OWNED_FLAGS: Final = {
     "--allowed-local-media-path": "it lets clients read files of the pod",
     "--ssl-": "engines are reached inside the cluster only; put TLS before the gateway",
 }
-_SHORT_FLAGS: Final = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-"}
+_SHORT_FLAGS: Final = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-",
+    "-n": "--nnodes",
+    "-r": "--node-rank",
+}
 
 OWNED_VARIABLES: Final = {
     "HOME": _OURS,
@@ -137,6 +143,8 @@ def _check_arguments(arguments: list[str]) -> None:
             f"spec.engine.extraArgs: the first item, {arguments[0]!r}, is no flag; the model itself is spec.model.source"
         )
     for argument in arguments:
+        if argument.startswith("-") and any(character.isspace() for character in argument.partition("=")[0]):
+            raise InvalidSpec(f"spec.engine.extraArgs: {argument!r} must be two items, the flag and its value")
         if (owned := _find_owned(argument)) is not None:
             raise InvalidSpec(f"spec.engine.extraArgs: {argument.partition('=')[0]} is refused: {OWNED_FLAGS[owned]}")
 
@@ -145,10 +153,11 @@ def _find_owned(argument: str) -> str | None:
     """The flag of ours that an argument would set, in any spelling that vLLM's parser takes for it."""
     # vLLM reads underscores as hyphens, and `--flag.key` as one key of a JSON flag.
     flag = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-    if flag in _SHORT_FLAGS:
-        return _SHORT_FLAGS[flag]
+    if flag.startswith("-dp"):
+        return _SHORT_FLAGS["-dp"]
     if not flag.startswith("--"):
-        return None
+        # argparse completes abbreviations: -t is -tp.
+        return next((owned for short, owned in _SHORT_FLAGS.items() if len(flag) > 1 and short.startswith(flag)), None)
     for spelling in (flag, flag.replace("--no-", "--", 1)):
         for owned in OWNED_FLAGS:
             is_family = owned.endswith("-") and spelling.startswith(owned)
