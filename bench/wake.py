@@ -37,7 +37,7 @@ async def _measure(installation: Installation) -> list[Claim]:
         models = [f"wake-{number}" for number in range(MODELS)]
         await lab.apply(
             *(
-                sim_deployment(installation, model, sim={"startup": "0.5s"}, scaling={"idleAfter": "3s"})
+                sim_deployment(installation, model, sim={"startup": 0.5}, scaling={"idleAfter": "3s"})
                 for model in models
             )
         )

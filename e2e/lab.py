@@ -298,7 +298,7 @@ def sim_deployment(
     installation: Installation, name: str, *, sim: dict[str, Any] | None = None, **spec: Any
 ) -> Manifest:
     """An LLMDeployment served by engine-sim: quick to start, quick to fall asleep."""
-    flags = {"startup": "2s", **(sim or {})}
+    flags = {"startup": 2, **(sim or {})}
     scaling = {
         "minReplicas": 0,
         "maxReplicas": 3,
@@ -311,7 +311,7 @@ def sim_deployment(
         "kind": names.KIND,
         "metadata": {"name": name},
         "spec": {
-            "model": {"source": "file:///models/sim"},
+            "model": {"source": "file:///opt/models/sim"},
             "engine": {
                 "image": installation.images["engine-sim"],
                 "maxNumSeqs": 4,
@@ -319,6 +319,7 @@ def sim_deployment(
                 **spec.pop("engine", {}),
             },
             "accelerator": {"vendor": "Cpu"},
+            "resources": {"sharedMemory": "16Mi"},
             "scaling": scaling,
             "rollout": {"drain": "10s"},
             **spec,

@@ -148,7 +148,7 @@ async def act_two(lab: Lab, recorder: Recorder, screen: Screen) -> Act:
         sim_deployment(
             lab.installation,
             SIM,
-            sim={"startup": "4s", "decode_tps": 20},
+            sim={"startup": 4, "decode_tps": 20},
             engine={"maxNumSeqs": 8},
             scaling={"maxReplicas": 6, "target": {"inFlight": 6}, "idleAfter": "15s"},
         )

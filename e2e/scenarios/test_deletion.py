@@ -39,7 +39,7 @@ async def test_delete_while_asleep(lab: Lab) -> None:
 
 
 async def test_delete_while_starting(lab: Lab) -> None:
-    await lab.apply(sim_deployment(lab.installation, "starter", sim={"startup": "60s"}))
+    await lab.apply(sim_deployment(lab.installation, "starter", sim={"startup": 60}))
     await lab.until_condition("starter", "Ready", "True", "ScaledToZero")
     request = asyncio.create_task(ask(lab, "starter"))
     await lab.until_replicas("starter", 1, ready=False)

@@ -19,7 +19,7 @@ STEADY = {"minReplicas": 2, "maxReplicas": 2}
 
 
 async def test_operator_killed_in_the_middle_of_a_cold_start(lab: Lab) -> None:
-    await lab.apply(sim_deployment(lab.installation, "orphan", sim={"startup": "8s"}))
+    await lab.apply(sim_deployment(lab.installation, "orphan", sim={"startup": 8}))
     await lab.until_condition("orphan", "Ready", "True", "ScaledToZero")
 
     requests = [asyncio.create_task(ask(lab, "orphan")) for _ in range(5)]

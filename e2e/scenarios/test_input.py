@@ -45,7 +45,7 @@ async def test_clients_get_clear_errors(lab: Lab) -> None:
 
 async def test_a_full_queue_sheds_and_a_late_cold_start_gives_up(lab: Lab) -> None:
     await lab.apply(
-        sim_deployment(lab.installation, "narrow", sim={"startup": "60s"}, queue={"maxHeld": 1, "holdFor": "8s"})
+        sim_deployment(lab.installation, "narrow", sim={"startup": 60}, queue={"maxHeld": 1, "holdFor": "8s"})
     )
     await lab.until_condition("narrow", "Ready", "True", "ScaledToZero")
 
@@ -89,7 +89,7 @@ async def test_a_spec_that_cannot_work_says_what_to_change(lab: Lab) -> None:
     unschedulable["spec"]["parallelism"] = {"tensor": 64}
     no_image = sim_deployment(lab.installation, "no-image", replicas=1)
     no_image["spec"]["engine"]["image"] = "lull/no-such-image:none"
-    crashing = sim_deployment(lab.installation, "crashing", sim={"crash": "startup"}, replicas=1)
+    crashing = sim_deployment(lab.installation, "crashing", sim={"startup": 0.2, "exit_after_startup": 1}, replicas=1)
     restarts = await _operator_restarts(lab)
     await lab.apply(refused, unschedulable, no_image, crashing)
 
@@ -104,7 +104,7 @@ async def test_a_spec_that_cannot_work_says_what_to_change(lab: Lab) -> None:
         condition = await lab.until_condition(name, "Ready", "False", reason)
         assert len(condition["message"]) > 40, condition
 
-    crashing["spec"]["engine"]["extraArgs"] = ["--sim-startup=1s"]
+    crashing["spec"]["engine"]["extraArgs"] = ["--sim-startup=1"]
     await lab.apply(crashing)
     await lab.until_condition("crashing", "Ready", "True", "Serving")
     assert await _operator_restarts(lab) == restarts

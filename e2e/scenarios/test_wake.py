@@ -32,7 +32,7 @@ async def test_a_request_wakes_real_vllm_and_is_answered(lab: Lab) -> None:
 
 async def test_ten_clients_wake_the_same_model_with_one_pod(lab: Lab) -> None:
     await lab.apply(
-        sim_deployment(lab.installation, "ten", sim={"startup": "4s"}, scaling={"target": {"queueLength": 20}})
+        sim_deployment(lab.installation, "ten", sim={"startup": 4}, scaling={"target": {"queueLength": 20}})
     )
     await lab.until_condition("ten", "Ready", "True", "ScaledToZero")
 
@@ -54,10 +54,10 @@ async def test_a_wake_up_outlives_the_client_that_caused_it(lab: Lab) -> None:
 
 
 async def test_kubectl_tells_the_truth_all_along(lab: Lab) -> None:
-    await lab.apply(sim_deployment(lab.installation, "truth", sim={"startup": "5s"}))
+    await lab.apply(sim_deployment(lab.installation, "truth", sim={"startup": 5}))
     await lab.kubectl("wait", "--for=condition=Ready", "llm/truth", "--timeout=30s")
     row = await lab.kubectl("get", "llm", "truth", "--no-headers")
-    assert row.split()[:4] == ["truth", "file:///models/sim", "True", "0/0"]
+    assert row.split()[:4] == ["truth", "file:///opt/models/sim", "True", "0/0"]
     assert "ScaledToZero" in row
 
     request = asyncio.create_task(ask(lab, "truth"))
