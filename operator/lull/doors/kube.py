@@ -155,14 +155,19 @@ class Kube:
                             raise _failure(frame["object"].get("code", 500), orjson.dumps(frame["object"]))
                         yield WatchEvent(frame["type"], frame["object"])
 
-    async def apply(self, manifest: Manifest, *, manager: str = names.MANAGER_CONTROLLER) -> Manifest:
-        """Server-side apply of the full object; an unchanged apply changes no resource version."""
+    async def apply(
+        self, manifest: Manifest, *, manager: str = names.MANAGER_CONTROLLER, force: bool = True
+    ) -> Manifest:
+        """Server-side apply of the full object; an unchanged apply changes no resource version.
+
+        Without force, a field that another manager holds at another value is Transient (409).
+        """
         resource = RESOURCES[manifest["kind"]]
         metadata = manifest["metadata"]
         return await self._request(
             "PATCH",
             _path(resource, metadata["namespace"], metadata["name"]),
-            query={"fieldManager": manager, "force": "true"},
+            query={"fieldManager": manager, "force": "true" if force else "false"},
             body=manifest,
             content_type="application/apply-patch+yaml",
         )
