@@ -296,7 +296,7 @@ def _judge_workloads(deployment: LLMDeployment, counts: _Counts, found: tuple[Tr
         detail = f"{_of(replicas, max(counts.desired, counts.existing))}: {trouble.detail.strip().rstrip('.')}."
         return _Verdict(kind, "False", trouble.reason, _advise(detail, trouble.reason, name=deployment.key.name))
     if not counts.created:
-        return _Verdict(kind, "False", Reason.STARTING, "Its Deployment is being created.")
+        return _Verdict(kind, "False", Reason.STARTING, "Its Deployment is not there yet.")
     tally = f"{_of(counts.ready, counts.desired)} ready." if counts.desired else "No replica is asked for."
     leaving = counts.leaving + max(counts.existing - counts.desired, 0)
     if counts.ready < counts.desired:
