@@ -115,7 +115,7 @@ class Reconciler:
         changed = {field: value for field, value in status.items() if present.get(field) != value}
         if not changed:
             return False
-        await self._kube.patch_status(LLMDEPLOYMENTS, key.namespace, key.name, changed)
+        await self._kube.patch_status(LLMDEPLOYMENTS, manifest, changed)
         metrics.STATUS_WRITTEN.inc()
         log.info("status written", key=str(key), summary=status.get("summary"), fields=sorted(changed))
         return True

@@ -181,13 +181,18 @@ class Kube:
             if error.status != 404:
                 raise
 
-    async def patch_status(self, resource: Resource, namespace: str, name: str, status: Manifest) -> None:
-        """Replace `status` by merge patch; keys that are absent are left, None removes."""
+    async def patch_status(self, resource: Resource, seen: Manifest, status: Manifest) -> None:
+        """Replace fields of `status` by merge patch; keys that are absent are left, None removes.
+
+        Transient (409) where the object is no longer the one that was seen: what was concluded of it may not hold
+        any more, least of all for a namesake made since.
+        """
+        metadata = seen["metadata"]
         await self._request(
             "PATCH",
-            _path(resource, namespace, name) + "/status",
+            _path(resource, metadata["namespace"], metadata["name"]) + "/status",
             query={"fieldManager": names.MANAGER_CONTROLLER},
-            body={"status": status},
+            body={"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status},
             content_type="application/merge-patch+json",
         )
 
