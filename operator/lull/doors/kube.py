@@ -6,6 +6,7 @@ Server-side apply is the only way that objects are written; the generated model 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from lull.api import names
+from lull.doors import clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -30,6 +32,8 @@ WATCH_SECONDS: Final = 290
 """How long the server keeps a watch open; a little less than the five minutes that proxies like to cut at."""
 WATCH_SILENCE: Final = 70.0
 """A watch without a frame for so long is dead: the API server sends a bookmark each minute."""
+WATCH_LEAST: Final = 1.0
+"""A watch that ends sooner counts as a failure, however well it ended."""
 LIST_LIMIT: Final = 500
 
 
@@ -304,6 +308,7 @@ async def reflect(
     alive = on_alive or _ignore
     while True:
         alive()
+        began = math.inf
         try:
             if not version:
                 listing = await kube.list(resource, namespace=namespace, labels=labels)
@@ -313,24 +318,23 @@ async def reflect(
                 version = listing.resource_version
                 if on_synced is not None:
                     on_synced()
+            began = clock.monotonic()
             watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels)
             async with aclosing(watch) as events:
                 async for event in events:
-                    failures = 0
                     alive()
                     version = event.object["metadata"]["resourceVersion"]
-                    if event.type == "BOOKMARK":
-                        continue
-                    if event.type == "DELETED":
-                        known.pop(_identity(event.object), None)
-                    else:
-                        known[_identity(event.object)] = event.object
-                    await _report(on_change, event)
+                    if event.type != "BOOKMARK":
+                        _learn(known, event)
+                        await _report(on_change, event)
         except Gone:
             version = ""
         except (Transient, Refused):
             # Refused too: RBAC may be granted, or the CRD installed, a moment later.
-            failures += 1
+            pass
+        # However it ended: a server or proxy that ends each watch at once is not to be asked without a pause.
+        failures = 0 if clock.monotonic() - began >= WATCH_LEAST else failures + 1
+        if failures:
             await asyncio.sleep(backoff(failures))
 
 
@@ -338,6 +342,13 @@ def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
     """Seconds to wait after so many failures in a row: doubling, capped, spread by half."""
     capped: float = min(most, first * 2.0 ** min(failures - 1, 16))
     return capped * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
+
+
+def _learn(known: dict[tuple[str, str], Manifest], event: WatchEvent) -> None:
+    if event.type == "DELETED":
+        known.pop(_identity(event.object), None)
+    else:
+        known[_identity(event.object)] = event.object
 
 
 def _ignore() -> None:
