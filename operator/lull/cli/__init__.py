@@ -10,7 +10,13 @@ import typer
 from lull import __version__
 
 app = typer.Typer(
-    name="lull", help="Autoscaled LLM serving on vLLM for Kubernetes.", no_args_is_help=True, add_completion=False
+    name="lull",
+    help="Autoscaled LLM serving on vLLM for Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Rich's help takes as long to import as everything else together.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -38,7 +44,10 @@ def fetch(
     source: Annotated[str, typer.Argument(help="hf://org/name or hf://org/name@revision")],
     to: Annotated[str, typer.Option(help="Folder that gets the files.")],
 ) -> None:
-    """Bring a model's files from a hub to a folder (HF_ENDPOINT, HF_TOKEN)."""
+    """Bring a model's files from a hub to a folder.
+
+    HF_ENDPOINT names another hub, HF_TOKEN opens gated models.
+    """
     from lull.cli.fetch import run
 
     raise typer.Exit(run(source, to))
@@ -57,7 +66,7 @@ def render(
     file: Annotated[Path, typer.Argument(help="Manifest with LLMDeployments; - reads standard input.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="For objects that name none.")] = "default",
 ) -> None:
-    """Print what the operator would apply for an LLMDeployment, without a cluster."""
+    """Print what the operator would apply, without a cluster."""
     from lull.cli.render import render_file
 
     print(render_file(file, namespace=namespace), end="")
@@ -65,7 +74,7 @@ def render(
 
 @app.command("gateway")
 def run_gateway() -> None:
-    """Run the OpenAI-compatible door in front of the engines (configured by LULL_* variables)."""
+    """Run the OpenAI-compatible door in front of the engines."""
     from lull.cli.gateway import run
 
     run()
