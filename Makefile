@@ -34,7 +34,7 @@ fmt: setup ## Format, and mend what can be mended
 	@$(RUN) ruff format
 
 unit: setup ## Run unit, golden and property tests (seconds, no cluster)
-	@$(PYTEST) tests/unit tests/golden tests/properties tests/test_house_rules.py
+	@$(PYTEST) -n 3 tests/unit tests/golden tests/properties tests/test_house_rules.py
 
 integration: setup tools ## Run tests against a real kube-apiserver
 	@$(PYTEST) tests/integration

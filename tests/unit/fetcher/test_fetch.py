@@ -295,7 +295,7 @@ async def test_says_that_the_target_cannot_be_written(hub: Hub, target: Path) ->
 
 
 async def test_progress_is_told_while_it_goes_on(hub: Hub, target: Path) -> None:
-    hub.cut_after["model.safetensors"] = [1_500_000, 0, 0]
+    hub.cut_after["model.safetensors"] = [1_500_000, 0]
     journal = Journal()
 
     await fetch(SOURCE, target, options(hub, report_every=0.05), journal)
