@@ -46,6 +46,17 @@ def test_the_operator_may_do_exactly_what_it_does(defaults: list[Manifest]) -> N
     assert rules(one(defaults, "Role", "lull-operator-own")) == OPERATOR_AT_HOME
 
 
+def test_the_lease_is_the_releases_and_its_spec_the_operators(defaults: list[Manifest]) -> None:
+    name = environment(defaults, "operator")["LULL_LEASE_NAME"]
+    on_leases = [rule for rule in one(defaults, "Role", "lull-operator-own")["rules"] if "leases" in rule["resources"]]
+
+    assert one(defaults, "Lease", name)["spec"] == {}
+    assert [(rule.get("resourceNames"), rule["verbs"]) for rule in on_leases] == [
+        ([name], ["get", "update"]),
+        (None, ["create"]),
+    ]
+
+
 def test_the_gateway_only_reads(defaults: list[Manifest]) -> None:
     assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY
 

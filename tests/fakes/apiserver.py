@@ -26,6 +26,9 @@ class FakeApiServer:
     version: int = 1
     is_gone: bool = False
     is_stuck: bool = False
+    is_curt: bool = False
+    """Each watch ends, well, as soon as it has begun."""
+    watches: int = 0
     writes: list[tuple[str, str]] = field(default_factory=list)
     _log: list[tuple[int, str, str, Manifest]] = field(default_factory=list)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -81,8 +84,11 @@ class FakeApiServer:
         return web.json_response(await self.put(collection, manifest))
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
+        self.watches += 1
         response = web.StreamResponse()
         await response.prepare(request)
+        if self.is_curt:
+            return response
         since = int(request.query["resourceVersion"])
         sent = sum(version <= since for version, *_ in self._log)
         while True:

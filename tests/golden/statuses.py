@@ -32,7 +32,11 @@ def look(case: Path, *, status: Manifest | None = None) -> Manifest:
     scaling = given.get("scaling", {})
     return summarize(
         stored(model, generation=given.get("generation", 1), status=status or given.get("status")),
-        Observed(workloads=tuple(given.get("workloads", ())), pods=tuple(given.get("pods", ()))),
+        Observed(
+            workloads=tuple(given.get("workloads", ())),
+            pods=tuple(given.get("pods", ())),
+            foreign=tuple(given.get("foreign", ())),
+        ),
         scaling=ScalingView(
             desired_replicas=scaling.get("desiredReplicas"),
             reason=Reason(scaling.get("reason", "Scaling")),

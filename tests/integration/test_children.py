@@ -9,10 +9,11 @@ import yaml
 
 from lull.api import names
 from lull.api.llmdeployment import LLMDeployment, Manifest, parse_llmdeployment
+from lull.controller.execute import Executor
 from lull.core.manifests import build
 from lull.core.observed import Observed
-from lull.core.planning import is_scaled, plan
-from lull.doors.kube import DEPLOYMENTS, RESOURCES, Kube
+from lull.core.planning import identify, is_scaled, plan
+from lull.doors.kube import DEPLOYMENTS, RESOURCES, Kube, Transient
 from tests.golden.cases import CASES, read_model
 from tests.manifests import SETTINGS, manifest
 
@@ -101,6 +102,21 @@ async def test_the_replica_count_is_born_at_zero_and_then_the_autoscalers(kube: 
         for entry in scaled["metadata"]["managedFields"]
         if entry["manager"] == names.MANAGER_CONTROLLER
     )
+
+
+async def test_a_reconcile_that_looked_before_the_autoscaler_scaled_resets_nothing(kube: Kube, namespace: str) -> None:
+    deployment = await _create(kube, manifest(), namespace)
+    born = await _reconcile(kube, deployment)
+    stale = plan(build(deployment, SETTINGS), born)
+    (name,) = (child["metadata"]["name"] for child in stale.apply if identify(child) in stale.yielding)
+    await kube.scale(DEPLOYMENTS, namespace, name, replicas=2)
+
+    with pytest.raises(Transient, match="lull-autoscaler"):
+        await Executor(kube).execute(deployment.key, stale, born)
+
+    (scaled,) = (await _observe(kube, deployment)).workloads
+    assert scaled["spec"]["replicas"] == 2
+    assert is_scaled(scaled)
 
 
 async def test_the_autoscaler_owns_the_count_even_where_it_does_not_change(kube: Kube, namespace: str) -> None:

@@ -74,11 +74,10 @@ async def test_takes_the_longest_name(kube: Kube, namespace: str) -> None:
 
 
 async def test_kubectl_shows_what_matters(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
-    await kube.apply(manifest(namespace=namespace, accelerator={"product": "NVIDIA-L4"}))
+    created = await kube.apply(manifest(namespace=namespace, accelerator={"product": "NVIDIA-L4"}))
     await kube.patch_status(
         LLMDEPLOYMENTS,
-        namespace,
-        "llama-8b",
+        created,
         {
             "summary": "1/2",
             "desiredReplicas": 2,
@@ -107,10 +106,8 @@ async def test_kubectl_finds_it_under_all(apiserver: ApiServer, kube: Kube, name
 
 
 async def test_kubectl_scale_sets_spec_replicas(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
-    await kube.apply(manifest(namespace=namespace))
-    await kube.patch_status(
-        LLMDEPLOYMENTS, namespace, "llama-8b", {"replicas": 1, "selector": "lull.dev/deployment=llama-8b"}
-    )
+    created = await kube.apply(manifest(namespace=namespace))
+    await kube.patch_status(LLMDEPLOYMENTS, created, {"replicas": 1, "selector": "lull.dev/deployment=llama-8b"})
 
     apiserver.kubectl("scale", "llm/llama-8b", "-n", namespace, "--replicas=3")
 

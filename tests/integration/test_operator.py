@@ -295,6 +295,80 @@ async def test_says_what_is_wrong_with_a_spec_and_recovers(scene: Scene) -> None
         await until(accepted)
 
 
+async def test_takes_over_nothing_that_belongs_to_somebody_else(scene: Scene) -> None:
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": scene.namespace, "name": "m-engine"},
+        "spec": {"selector": {"app": "other"}, "ports": [{"port": 80}]},
+    }
+    scene.apiserver.kubectl("apply", "-f", "-", stdin=json.dumps(stranger))
+    before = await scene.versions()
+    async with running(scene.kube, scene.namespace):
+        scene.apply("m")
+
+        async def refused() -> bool:
+            condition = await scene.condition("m", "SpecValid")
+            return condition.get("reason") == "ChildNameTaken" and 'Service "m-engine"' in condition["message"]
+
+        await until(refused)
+        after = await scene.versions()
+        del after["LLMDeployment", "m"]
+        assert after == before
+        scene.apiserver.kubectl("delete", "service", "m-engine", "-n", scene.namespace)
+        scene.apiserver.kubectl("annotate", "llm", "m", "look=again", "-n", scene.namespace)
+
+        async def created() -> bool:
+            return await scene.workload("m") is not None
+
+        await until(created)
+
+
+async def test_waits_for_the_children_of_a_deleted_namesake_to_be_collected(scene: Scene) -> None:
+    async with running(scene.kube, scene.namespace):
+        scene.apply("m")
+
+        async def created() -> bool:
+            return await scene.workload("m") is not None
+
+        await until(created)
+        before = await scene.versions()
+        # Nothing collects garbage here, so that its children stay until the test deletes them.
+        scene.apiserver.kubectl("delete", "llm", "m", "-n", scene.namespace)
+        scene.apply("m")
+        await asyncio.sleep(1)
+        during = await scene.versions()
+        assert await scene.condition("m", "SpecValid") == {}
+        children = {identity: version for identity, version in during.items() if identity[0] != "LLMDeployment"}
+        assert children.items() <= before.items()
+        for kind, name in children:
+            scene.apiserver.kubectl("delete", kind, name, "-n", scene.namespace)
+
+        async def asleep() -> bool:
+            return (await scene.condition("m", "Ready")).get("reason") == "ScaledToZero"
+
+        await until(asleep)
+
+
+async def test_heals_a_label_that_was_lost_without_touching_the_count(scene: Scene) -> None:
+    async with running(scene.kube, scene.namespace):
+        scene.apply("m")
+        await scene.demand("m", held=1)
+
+        async def awake() -> bool:
+            return await scene.replicas("m") == 1
+
+        await until(awake)
+        generation = ((await scene.workload("m")) or {})["metadata"]["generation"]
+        scene.apiserver.kubectl("label", "deployment", "m-default", "lull.dev/deployment-", "-n", scene.namespace)
+
+        async def labelled() -> bool:
+            return "lull.dev/deployment" in ((await scene.workload("m")) or {})["metadata"]["labels"]
+
+        await until(labelled)
+        assert ((await scene.workload("m")) or {})["metadata"]["generation"] == generation
+
+
 async def test_tells_the_younger_of_two_that_claim_a_name_and_hands_it_over(scene: Scene) -> None:
     async with running(scene.kube, scene.namespace):
         scene.apply("a")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lull.api.llmdeployment import Manifest
 from lull.doors.kube import LLMDEPLOYMENTS, Kube
 from tests.golden.statuses import STATUSES
 from tests.integration.conftest import ApiServer
@@ -18,15 +19,16 @@ async def _store(kube: Kube, namespace: str, case: Path) -> None:
     stored = await kube.apply(manifest(namespace=namespace))
     generation = stored["metadata"]["generation"]
     conditions = [{**condition, "observedGeneration": generation} for condition in status["conditions"]]
-    await kube.patch_status(LLMDEPLOYMENTS, namespace, "llama-8b", {**status, "conditions": conditions})
+    await kube.patch_status(LLMDEPLOYMENTS, stored, {**status, "conditions": conditions})
 
 
 async def test_every_status_is_kept_whole(kube: Kube, namespace: str) -> None:
-    await kube.apply(manifest(namespace=namespace))
+    stored: Manifest | None = await kube.apply(manifest(namespace=namespace))
 
     for case in STATUSES:
         status = yaml.safe_load((case / "status.yaml").read_text())
-        await kube.patch_status(LLMDEPLOYMENTS, namespace, "llama-8b", {"coldStart": None, **status})
+        assert stored is not None
+        await kube.patch_status(LLMDEPLOYMENTS, stored, {"coldStart": None, **status})
         stored = await kube.get(LLMDEPLOYMENTS, namespace, "llama-8b")
 
         assert stored is not None

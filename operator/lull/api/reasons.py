@@ -26,6 +26,7 @@ class Reason(StrEnum):
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
+    CHILD_NAME_TAKEN = "ChildNameTaken"
     # Ready, WorkloadsReady, Reconciling, Stalled
     SERVING = "Serving"
     SCALED_TO_ZERO = "ScaledToZero"
@@ -38,6 +39,7 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     SOURCE_NOT_FOUND = "SourceNotFound"
     SOURCE_FORBIDDEN = "SourceForbidden"
+    DISK_FULL = "DiskFull"
     FETCH_FAILED = "FetchFailed"
     ENGINE_CRASH_LOOP = "EngineCrashLoop"
     ENGINE_OUT_OF_MEMORY = "EngineOutOfMemory"

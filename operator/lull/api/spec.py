@@ -400,7 +400,10 @@ class TargetSpec(ApiModel):
         Field(
             ge=1,
             le=10_000,
-            description="Requests waiting (held at the gateway, or queued in the engines) per replica. Immediate.",
+            description=(
+                "Requests per replica that may wait (held at the gateway, or queued in the engines) on top of the "
+                "inFlight that it works on; more add a replica. Immediate."
+            ),
         ),
     ] = 4
     in_flight: Annotated[

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
+from lull.core.planning import identify
 from lull.doors import metrics
 from lull.doors.kube import RESOURCES
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, Manifest
     from lull.core.observed import Observed
-    from lull.core.planning import Plan
+    from lull.core.planning import Identity, Plan
     from lull.doors.kube import Kube
 
 log = structlog.get_logger(__name__)
-
-Identity = tuple[str, str]
 
 
 class Executor:
@@ -33,13 +32,13 @@ class Executor:
         self._applied: dict[Key, dict[Identity, tuple[str, str]]] = {}
 
     async def execute(self, key: Key, plan: Plan, observed: Observed) -> None:
-        looks = {_identity(child): _look(child) for child in (*observed.workloads, *observed.others)}
+        looks = {identify(child): _look(child) for child in (*observed.workloads, *observed.others)}
         applied = self._applied.setdefault(key, {})
         for manifest in plan.apply:
-            identity, digest = _identity(manifest), _digest(manifest)
+            identity, digest = identify(manifest), _digest(manifest)
             if identity in looks and applied.get(identity) == (looks[identity], digest):
                 continue
-            look = _look(await self._kube.apply(manifest))
+            look = _look(await self._kube.apply(manifest, force=identity not in plan.yielding))
             applied[identity] = (look, digest)
             if look != looks.get(identity):
                 metrics.APPLIED.labels(manifest["kind"]).inc()
@@ -49,17 +48,13 @@ class Executor:
             await self._kube.delete(
                 RESOURCES[manifest["kind"]], metadata["namespace"], metadata["name"], uid=metadata["uid"]
             )
-            applied.pop(_identity(manifest), None)
+            applied.pop(identify(manifest), None)
             metrics.DELETED.labels(manifest["kind"]).inc()
             log.info("deleted", key=str(key), kind=manifest["kind"], name=metadata["name"])
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an LLMDeployment that is gone."""
         self._applied.pop(key, None)
-
-
-def _identity(manifest: Manifest) -> Identity:
-    return manifest["kind"], manifest["metadata"]["name"]
 
 
 def _look(child: Manifest) -> str:

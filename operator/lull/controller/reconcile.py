@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lull.doors.kube import Kube
 
 log = structlog.get_logger(__name__)
+
+_FOREIGN_SECONDS: Final = 15.0
+"""How soon to look again whether a name that is taken has become free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,13 @@ class Reconciler:
         except InvalidSpec as error:
             await self._write_status(key, manifest, summarize_unreadable(manifest, str(error), now=clock.wall()))
             return due
-        observed = await observe(self._kube, deployment)
-        problem = await self._follow_spec(deployment, observed)
+        try:
+            desired, problem = build(deployment, self._settings), None
+        except InvalidSpec as error:
+            desired, problem = (), str(error)
+        observed = await observe(self._kube, deployment, desired)
+        if problem is None:
+            problem = await self._follow_spec(deployment, desired, observed)
         status = summarize(
             deployment,
             observed,
@@ -85,15 +93,15 @@ class Reconciler:
         if await self._write_status(key, manifest, status):
             self._report_troubles(deployment, status)
         metrics.READY_REPLICAS.labels(key.namespace, key.name).set(status["readyReplicas"])
-        return due
+        # What is not ours tells nobody here when it goes.
+        return min(due, _FOREIGN_SECONDS) if observed.foreign else due
 
-    async def _follow_spec(self, deployment: LLMDeployment, observed: Observed) -> str | None:
+    async def _follow_spec(
+        self, deployment: LLMDeployment, desired: tuple[Manifest, ...], observed: Observed
+    ) -> str | None:
         """Write the children; why the spec cannot be followed, where it cannot."""
         try:
-            desired = build(deployment, self._settings)
             await self._executor.execute(deployment.key, plan(desired, observed), observed)
-        except InvalidSpec as error:
-            return str(error)
         except Refused as error:
             if error.status not in {400, 422}:
                 raise
@@ -107,7 +115,7 @@ class Reconciler:
         changed = {field: value for field, value in status.items() if present.get(field) != value}
         if not changed:
             return False
-        await self._kube.patch_status(LLMDEPLOYMENTS, key.namespace, key.name, changed)
+        await self._kube.patch_status(LLMDEPLOYMENTS, manifest, changed)
         metrics.STATUS_WRITTEN.inc()
         log.info("status written", key=str(key), summary=status.get("summary"), fields=sorted(changed))
         return True

@@ -50,5 +50,4 @@ def build_catalogue(deployments: Iterable[LLMDeployment]) -> Catalogue:
 
 
 def _sentence(lost: Mapping[str, Key]) -> str:
-    claims = " and ".join(f'"{name}" is already served by {owner}' for name, owner in lost.items())
-    return f"{claims}: change spec.model.name or spec.model.aliases, or delete the other LLMDeployment"
+    return " and ".join(f'"{name}" is already served by {owner}' for name, owner in lost.items())

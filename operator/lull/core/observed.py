@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lull.api.llmdeployment import Manifest
+    from lull.api.llmdeployment import LLMDeployment, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,13 @@ class Observed:
     """Engine pods, also those that are going."""
     others: tuple[Manifest, ...] = ()
     """Service, NetworkPolicy, PodDisruptionBudget."""
+    foreign: tuple[Manifest, ...] = ()
+    """Objects that bear the name of a child and belong to somebody else."""
+
+
+def is_owned(manifest: Manifest, deployment: LLMDeployment) -> bool:
+    """Label alone is a claim that anybody can make; the controller reference with this very uid is not."""
+    return any(
+        owner.get("controller") and owner.get("uid") == deployment.uid
+        for owner in manifest["metadata"].get("ownerReferences", ())
+    )

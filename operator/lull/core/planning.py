@@ -13,20 +13,34 @@ if TYPE_CHECKING:
     from lull.core.observed import Observed
 
 
+Identity = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     apply: tuple[Manifest, ...]
     """Full objects for server-side apply, in order."""
+    yielding: frozenset[Identity]
+    """What to apply without force: children that are not there yet, or whose replica count the autoscaler may be
+    taking over just now. Where somebody was faster, the API server refuses, and the next round sees what they did."""
     delete: tuple[Manifest, ...]
     """Owned objects, as observed, that are no longer wanted."""
 
 
 def plan(desired: tuple[Manifest, ...], observed: Observed) -> Plan:
-    """Apply everything desired; delete what is owned but no longer wanted."""
-    owned = {_identity(manifest): manifest for manifest in (*observed.workloads, *observed.others)}
-    wanted = {_identity(manifest) for manifest in desired}
+    """Apply everything desired; delete what is owned but no longer wanted; nothing while a child's name is taken."""
+    if observed.foreign:
+        return Plan(apply=(), yielding=frozenset(), delete=())
+    owned = {identify(manifest): manifest for manifest in (*observed.workloads, *observed.others)}
+    wanted = {identify(manifest) for manifest in desired}
+    followed = tuple(_follow(manifest, owned.get(identify(manifest))) for manifest in desired)
     return Plan(
-        apply=tuple(_follow(manifest, owned.get(_identity(manifest))) for manifest in desired),
+        apply=followed,
+        yielding=frozenset(
+            identify(manifest)
+            for manifest in followed
+            if identify(manifest) not in owned or "replicas" in manifest["spec"]
+        ),
         delete=tuple(
             manifest
             for identity, manifest in owned.items()
@@ -54,6 +68,11 @@ def _follow(manifest: Manifest, observed: Manifest | None) -> Manifest:
     return {**manifest, "spec": {"replicas": replicas, **manifest["spec"]}}
 
 
+def identify(manifest: Manifest) -> Identity:
+    """Kind and name: what tells one child of an LLMDeployment from another."""
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
 def is_scaled(workload: Manifest) -> bool:
     """Whether the autoscaler has taken over the replica count of a Deployment."""
     return any(
@@ -76,7 +95,3 @@ def _frozen_template(manifest: Manifest, observed: Manifest | None) -> str | Non
         return None
     # Whoever emptied or broke the annotation gets a fresh rendering rather than a Deployment without pods.
     return stored if isinstance(template, dict) and {"metadata", "spec"} <= template.keys() else None
-
-
-def _identity(manifest: Manifest) -> tuple[str, str]:
-    return manifest["kind"], manifest["metadata"]["name"]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 REMEDIES: Final = {
     Reason.INVALID_SPEC: "Correct the field; Lull tries again when the spec changes.",
     Reason.NAME_CONFLICT: "Give spec.model.name (or the alias) a value of its own, or delete the other LLMDeployment.",
+    Reason.CHILD_NAME_TAKEN: (
+        "Delete that object or create it under another name, or choose another metadata.name for the LLMDeployment."
+    ),
     Reason.UNSCHEDULABLE: (
         "Add nodes that fit, or ask for less: spec.accelerator, spec.parallelism.tensor, spec.resources, spec.placement."
     ),
@@ -32,6 +35,10 @@ REMEDIES: Final = {
     Reason.SOURCE_NOT_FOUND: "Check the name and the revision in spec.model.source.",
     Reason.SOURCE_FORBIDDEN: (
         "Set spec.model.secretName to a Secret whose key `token` may read the model, and accept its licence on the hub."
+    ),
+    Reason.DISK_FULL: (
+        "Weights lie on the node's ephemeral storage: use nodes with more of it, a smaller model, or a volume that "
+        "holds the model already (spec.model.source pvc://claim/path)."
     ),
     Reason.FETCH_FAILED: "Lull keeps trying; check that pods can reach the hub, and its state.",
     Reason.ENGINE_CRASH_LOOP: (
@@ -53,9 +60,11 @@ _STUCK: Final = frozenset(
     {
         Reason.INVALID_SPEC,
         Reason.NAME_CONFLICT,
+        Reason.CHILD_NAME_TAKEN,
         Reason.IMAGE_PULL_FAILED,
         Reason.SOURCE_NOT_FOUND,
         Reason.SOURCE_FORBIDDEN,
+        Reason.DISK_FULL,
         Reason.ENGINE_CRASH_LOOP,
         Reason.ENGINE_OUT_OF_MEMORY,
         Reason.CONFIG_ERROR,
@@ -118,7 +127,7 @@ def summarize(
     previous = deployment.status
     counts = _count(deployment, observed, scaling)
     found = find_trouble(observed.workloads, tuple(pod for pod in _existing(observed.pods) if not is_ready(pod)))
-    verdicts = _judge(deployment, counts, found, problem=problem, conflict=conflict, now=now)
+    verdicts = _judge(deployment, counts, found, problem=problem, conflict=conflict, foreign=observed.foreign, now=now)
     return LLMDeploymentStatus(
         observed_generation=deployment.generation,
         replicas=counts.existing,
@@ -241,9 +250,10 @@ def _judge(
     *,
     problem: str | None,
     conflict: str | None,
+    foreign: tuple[Manifest, ...],
     now: float,
 ) -> tuple[_Verdict, ...]:
-    spec_valid = _judge_spec(problem, conflict)
+    spec_valid = _judge_spec(problem, conflict, foreign)
     workloads = _judge_workloads(deployment, counts, found)
     ready = _judge_ready(deployment, counts, spec_valid, workloads)
     stuck = spec_valid if spec_valid.status == "False" else _find_stuck(workloads, found, now)
@@ -264,13 +274,18 @@ def _judge(
     return ready, reconciling, stalled, spec_valid, workloads
 
 
-def _judge_spec(problem: str | None, conflict: str | None) -> _Verdict:
+def _judge_spec(problem: str | None, conflict: str | None, foreign: tuple[Manifest, ...]) -> _Verdict:
     if problem is not None:
-        return _Verdict(ConditionType.SPEC_VALID, "False", Reason.INVALID_SPEC, _advise(problem, Reason.INVALID_SPEC))
-    if conflict is not None:
-        message = _advise(conflict, Reason.NAME_CONFLICT)
-        return _Verdict(ConditionType.SPEC_VALID, "False", Reason.NAME_CONFLICT, message)
-    return _Verdict(ConditionType.SPEC_VALID, "True", Reason.VALID, "")
+        reason, detail = Reason.INVALID_SPEC, problem
+    elif foreign:
+        taken = " and ".join(f'{one["kind"]} "{one["metadata"]["name"]}"' for one in foreign)
+        verb = "exists and belongs" if len(foreign) == 1 else "exist and belong"
+        reason, detail = Reason.CHILD_NAME_TAKEN, f"{taken} {verb} to somebody else, so nothing is created or changed"
+    elif conflict is not None:
+        reason, detail = Reason.NAME_CONFLICT, conflict
+    else:
+        return _Verdict(ConditionType.SPEC_VALID, "True", Reason.VALID, "")
+    return _Verdict(ConditionType.SPEC_VALID, "False", reason, _advise(detail, reason))
 
 
 def _judge_workloads(deployment: LLMDeployment, counts: _Counts, found: tuple[Trouble, int] | None) -> _Verdict:
@@ -281,7 +296,7 @@ def _judge_workloads(deployment: LLMDeployment, counts: _Counts, found: tuple[Tr
         detail = f"{_of(replicas, max(counts.desired, counts.existing))}: {trouble.detail.strip().rstrip('.')}."
         return _Verdict(kind, "False", trouble.reason, _advise(detail, trouble.reason, name=deployment.key.name))
     if not counts.created:
-        return _Verdict(kind, "False", Reason.STARTING, "Its Deployment is being created.")
+        return _Verdict(kind, "False", Reason.STARTING, "Its Deployment is not there yet.")
     tally = f"{_of(counts.ready, counts.desired)} ready." if counts.desired else "No replica is asked for."
     leaving = counts.leaving + max(counts.existing - counts.desired, 0)
     if counts.ready < counts.desired:

@@ -21,6 +21,7 @@ _PRECEDENCE: Final = (
     Reason.QUOTA_EXCEEDED,
     Reason.SOURCE_NOT_FOUND,
     Reason.SOURCE_FORBIDDEN,
+    Reason.DISK_FULL,
     Reason.IMAGE_PULL_FAILED,
     Reason.ENGINE_OUT_OF_MEMORY,
     Reason.COLD_START_TIMED_OUT,
@@ -36,9 +37,13 @@ _CONFIG_FAILURES: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError",
      "PreStartHookError", "PostStartHookError"}
 )  # fmt: skip
-_FETCH_EXITS: Final = {10: Reason.SOURCE_NOT_FOUND, 11: Reason.SOURCE_FORBIDDEN}
-_MESSAGE_TAIL: Final = 600
-"""Characters kept of what a container said last: the end of a traceback is the part that tells."""
+_FETCH_EXITS: Final = {10: Reason.SOURCE_NOT_FOUND, 11: Reason.SOURCE_FORBIDDEN, 12: Reason.DISK_FULL}
+_LAST_WORDS: Final = 300
+"""Characters kept of what a container said last: the end of a usage text or of a traceback is the part that tells."""
+_USAGE: Final = ("usage:", "[-")
+"""How lines of argparse's usage text begin; they bury the error that follows them."""
+_LOOKED_THROUGH: Final = 600
+"""Characters from the end in which an engine is believed to name its own end; before them may be a help text."""
 _STARTUP_SLACK: Final = 60
 _RETRIES: Final = 3
 """Restarts after which an engine that ends counts as one that will go on ending."""
@@ -101,14 +106,17 @@ def _container_troubles(container: Manifest) -> Iterator[Trouble]:
         return
     restarts = container.get("restartCount", 0)
     is_retried = word != "CrashLoopBackOff" and restarts < _RETRIES
-    code, last_words = ended.get("exitCode", 0), _tail(ended.get("message", ""))
+    code, message = ended.get("exitCode", 0), ended.get("message", "")
     if container["name"] == CONTAINER_FETCH:
         if code != 0:
-            yield Trouble(_FETCH_EXITS.get(code, Reason.FETCH_FAILED), last_words or f"exit code {code}")
+            # The fetcher ends with one sentence; before it are lines of its log.
+            sentence = _join_last_words(message.strip().rpartition("\n")[2])
+            yield Trouble(_FETCH_EXITS.get(code, Reason.FETCH_FAILED), sentence or f"exit code {code}")
         return
+    last_words = _join_last_words(message)
     if ended.get("reason") == "OOMKilled":
         yield Trouble(Reason.ENGINE_OUT_OF_MEMORY, f"killed for using more memory than it may{_said(last_words)}")
-    elif "out of memory" in last_words.lower():
+    elif "out of memory" in message.strip()[-_LOOKED_THROUGH:].lower():
         yield Trouble(Reason.ENGINE_OUT_OF_MEMORY, last_words)
     elif not container.get("started") and _ran(ended) >= STARTUP_SECONDS - _STARTUP_SLACK:
         yield Trouble(Reason.COLD_START_TIMED_OUT, f"not healthy within {STARTUP_SECONDS // 60} minutes of its start")
@@ -128,6 +136,13 @@ def _said(words: str) -> str:
     return f": {words}" if words else ""
 
 
-def _tail(message: str) -> str:
-    text = message.strip()
-    return text if len(text) <= _MESSAGE_TAIL else f"… {text[-_MESSAGE_TAIL:]}"
+def _join_last_words(message: str) -> str:
+    """The last lines that fit, as one line; of a last line that is too long, its beginning."""
+    lines = [line for raw in message.splitlines() if (line := " ".join(raw.split())) and not line.startswith(_USAGE)]
+    kept, length = 0, 0
+    while kept < len(lines) and length + len(lines[-kept - 1]) <= _LAST_WORDS:
+        kept += 1
+        length += len(lines[-kept]) + 1
+    if kept == len(lines):
+        return " ".join(lines)
+    return f"… {' '.join(lines[-kept:])}" if kept else f"{lines[-1][:_LAST_WORDS]}…"

@@ -6,6 +6,7 @@ Server-side apply is the only way that objects are written; the generated model 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from lull.api import names
+from lull.doors import clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -30,6 +32,8 @@ WATCH_SECONDS: Final = 290
 """How long the server keeps a watch open; a little less than the five minutes that proxies like to cut at."""
 WATCH_SILENCE: Final = 70.0
 """A watch without a frame for so long is dead: the API server sends a bookmark each minute."""
+WATCH_LEAST: Final = 1.0
+"""A watch that ends sooner counts as a failure, however well it ended."""
 LIST_LIMIT: Final = 500
 
 
@@ -155,14 +159,19 @@ class Kube:
                             raise _failure(frame["object"].get("code", 500), orjson.dumps(frame["object"]))
                         yield WatchEvent(frame["type"], frame["object"])
 
-    async def apply(self, manifest: Manifest, *, manager: str = names.MANAGER_CONTROLLER) -> Manifest:
-        """Server-side apply of the full object; an unchanged apply changes no resource version."""
+    async def apply(
+        self, manifest: Manifest, *, manager: str = names.MANAGER_CONTROLLER, force: bool = True
+    ) -> Manifest:
+        """Server-side apply of the full object; an unchanged apply changes no resource version.
+
+        Without force, a field that another manager holds at another value is Transient (409).
+        """
         resource = RESOURCES[manifest["kind"]]
         metadata = manifest["metadata"]
         return await self._request(
             "PATCH",
             _path(resource, metadata["namespace"], metadata["name"]),
-            query={"fieldManager": manager, "force": "true"},
+            query={"fieldManager": manager, "force": "true" if force else "false"},
             body=manifest,
             content_type="application/apply-patch+yaml",
         )
@@ -176,13 +185,18 @@ class Kube:
             if error.status != 404:
                 raise
 
-    async def patch_status(self, resource: Resource, namespace: str, name: str, status: Manifest) -> None:
-        """Replace `status` by merge patch; keys that are absent are left, None removes."""
+    async def patch_status(self, resource: Resource, seen: Manifest, status: Manifest) -> None:
+        """Replace fields of `status` by merge patch; keys that are absent are left, None removes.
+
+        Transient (409) where the object is no longer the one that was seen: what was concluded of it may not hold
+        any more, least of all for a namesake made since.
+        """
+        metadata = seen["metadata"]
         await self._request(
             "PATCH",
-            _path(resource, namespace, name) + "/status",
+            _path(resource, metadata["namespace"], metadata["name"]) + "/status",
             query={"fieldManager": names.MANAGER_CONTROLLER},
-            body={"status": status},
+            body={"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status},
             content_type="application/merge-patch+json",
         )
 
@@ -294,6 +308,7 @@ async def reflect(
     alive = on_alive or _ignore
     while True:
         alive()
+        began = math.inf
         try:
             if not version:
                 listing = await kube.list(resource, namespace=namespace, labels=labels)
@@ -303,24 +318,23 @@ async def reflect(
                 version = listing.resource_version
                 if on_synced is not None:
                     on_synced()
+            began = clock.monotonic()
             watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels)
             async with aclosing(watch) as events:
                 async for event in events:
-                    failures = 0
                     alive()
                     version = event.object["metadata"]["resourceVersion"]
-                    if event.type == "BOOKMARK":
-                        continue
-                    if event.type == "DELETED":
-                        known.pop(_identity(event.object), None)
-                    else:
-                        known[_identity(event.object)] = event.object
-                    await _report(on_change, event)
+                    if event.type != "BOOKMARK":
+                        _learn(known, event)
+                        await _report(on_change, event)
         except Gone:
             version = ""
         except (Transient, Refused):
             # Refused too: RBAC may be granted, or the CRD installed, a moment later.
-            failures += 1
+            pass
+        # However it ended: a server or proxy that ends each watch at once is not to be asked without a pause.
+        failures = 0 if clock.monotonic() - began >= WATCH_LEAST else failures + 1
+        if failures:
             await asyncio.sleep(backoff(failures))
 
 
@@ -328,6 +342,13 @@ def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
     """Seconds to wait after so many failures in a row: doubling, capped, spread by half."""
     capped: float = min(most, first * 2.0 ** min(failures - 1, 16))
     return capped * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
+
+
+def _learn(known: dict[tuple[str, str], Manifest], event: WatchEvent) -> None:
+    if event.type == "DELETED":
+        known.pop(_identity(event.object), None)
+    else:
+        known[_identity(event.object)] = event.object
 
 
 def _ignore() -> None:

@@ -7,7 +7,6 @@ whole duration. A leader that could not renew in time stops writing before anybo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,10 @@ _RENEW_DEADLINE: Final = 2 / 3
 _RETRY: Final = 2 / 15
 _RELEASE_SECONDS: Final = 2.0
 
+# What was last seen of a Lease: its holder and its resource version.
+_NEVER: Final = ("", "")
+_GONE: Final = ("", "gone")
+
 
 class LeaseLost(Exception):  # noqa: N818  reads as what happened
     """Another process may hold the Lease now: this one must stop at once."""
@@ -47,7 +50,7 @@ class Lease:
     def __init__(self, kube: Kube, name: LeaseName) -> None:
         self._kube = kube
         self._name = name
-        self._seen: tuple[str, str] = ("", "")
+        self._seen = _NEVER
         self._seen_at = 0.0
         self._renewed_at: float | None = None
         self._held: Manifest | None = None
@@ -60,10 +63,14 @@ class Lease:
         """Wait until the Lease is ours, through any failure of the API server."""
         retry = self._name.seconds * _RETRY
         while True:
-            with contextlib.suppress(Transient, Refused, TimeoutError):
+            try:
                 if await self._try(deadline=retry * 2):
                     log.info("lease acquired", holder=self._name.holder)
                     return
+            except Refused as error:
+                log.warning("lease not acquired", error=str(error))
+            except (Transient, TimeoutError) as error:
+                log.debug("lease not acquired", error=repr(error))
             await asyncio.sleep(retry * random.uniform(0.8, 1.2))  # noqa: S311  spreads candidates only
 
     async def keep(self) -> None:
@@ -111,6 +118,8 @@ class Lease:
             async with asyncio.timeout(deadline):
                 held = await self._kube.get(LEASES, self._name.namespace, self._name.name)
         if held is None:
+            if not self._may_create(began):
+                return False
             async with asyncio.timeout(deadline):
                 self._held = await self._kube.create(self._render(None))
         elif self._held is None and not self._may_take(held, began):
@@ -118,12 +127,13 @@ class Lease:
         else:
             try:
                 self._held = await self._kube.replace(self._render(held), deadline=deadline)
-            except Transient:
-                # Whether it was written is unknown, or somebody else wrote: read it again before the next try.
+            except (Transient, Refused):
+                # Whether it was written is unknown, or somebody else wrote or deleted: read it before the next try.
                 held = await self._kube.get(LEASES, self._name.namespace, self._name.name)
-                if held is not None and self._held is not None:
-                    if held["spec"].get("holderIdentity") != self._name.holder:
-                        self._seen = (held["spec"].get("holderIdentity") or "", "")
+                if self._held is not None:
+                    holder = ((held or {}).get("spec") or {}).get("holderIdentity") or "nobody"
+                    if held is None or holder != self._name.holder:
+                        self._seen = (holder, "")
                         return False
                     self._held = held
                 raise
@@ -141,6 +151,18 @@ class Lease:
         if holder in {"", self._name.holder}:
             return True
         return now - self._seen_at > float(spec.get("leaseDurationSeconds") or self._name.seconds)
+
+    def _may_create(self, now: float) -> bool:
+        """Whether a Lease that is not there may be made anew.
+
+        One that was there is missed for its whole duration first: its last holder may not know yet, and where Lull
+        is being uninstalled, this process is told to stop meanwhile and leaves nothing behind.
+        """
+        if self._seen == _NEVER:
+            return True
+        if self._seen != _GONE:
+            self._seen, self._seen_at = _GONE, now
+        return now - self._seen_at > self._name.seconds
 
     def _render(self, held: Manifest | None) -> Manifest:
         written = clock.render_time(clock.wall())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lull.api import names
 from lull.api.llmdeployment import InvalidSpec, Key, parse_llmdeployment
+from lull.core.observed import is_owned
 from lull.doors.kube import DEPLOYMENTS, LLMDEPLOYMENTS, PODS, reflect
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ class Store:
         return tuple(
             workload
             for workload in self._children.get((DEPLOYMENTS.kind, deployment.key), {}).values()
-            if any(
-                owner.get("controller") and owner.get("uid") == deployment.uid
-                for owner in workload["metadata"].get("ownerReferences", ())
-            )
+            if is_owned(workload, deployment)
         )
 
     def list_pods(self, key: Key) -> tuple[Manifest, ...]:

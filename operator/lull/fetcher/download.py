@@ -106,7 +106,7 @@ def is_transient(status: int) -> bool:
 
 
 def refusal(status: int, *, source: HubSource, endpoint: str, has_token: bool, path: str | None = None) -> Failed:
-    """Say what a final answer of the hub means to the author of the LLMDeployment."""
+    """Say what a final answer of the hub means; the LLMDeployment's condition adds what to do about it."""
     what = str(source) if path is None else f"{path} of {source}"
     if status in {404, 410}:
         return NotFound(
@@ -115,13 +115,11 @@ def refusal(status: int, *, source: HubSource, endpoint: str, has_token: bool, p
         )
     if status in {401, 403} and has_token:
         return Forbidden(
-            f"{endpoint} refuses {what} to this token ({status}): the token in the Secret that spec.model.secretName "
-            "names must be valid, and its account must have been given access to the model."
+            f"{endpoint} refuses {what} to this token ({status}): it is not valid, or its account has no access."
         )
     if status in {401, 403}:
         return Forbidden(
-            f"{endpoint} asks for a token for {what} ({status}): the model is gated or private, or its name is wrong. "
-            "Put a token under the key `token` of a Secret and name it in spec.model.secretName."
+            f"{endpoint} asks for a token for {what} ({status}): the model is gated or private, or its name is wrong."
         )
     return Failed(f"{endpoint} answers {what} with status {status}.")
 

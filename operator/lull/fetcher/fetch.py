@@ -215,8 +215,7 @@ class _Fetch:
         free = shutil.disk_usage(self._target).free
         if needed > free:
             raise DiskFull(
-                f"{self._source} needs {_render_bytes(needed)} more and {_render_bytes(free)} are free: "
-                "give the node or the volume more room."
+                f"{self._source} needs {_render_bytes(needed)} more and {_render_bytes(free)} are free in {self._target}."
             )
 
     async def _download(self, missing: Iterable[RemoteFile], commit: str) -> None:
@@ -354,7 +353,7 @@ def _disk(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(f"No room is left in {target}: give the node or the volume more room.") from error
+            raise DiskFull(f"No room is left in {target}.") from error
         raise Failed(f"Cannot write to {target}: {error.strerror or error}.") from error
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from lull.api import names
 from lull.api.llmdeployment import Manifest
 from lull.core.manifests import BuildSettings, build
 from lull.core.observed import Observed
-from lull.core.planning import plan
+from lull.core.planning import identify, plan
 from tests.manifests import SETTINGS, manifest, stored
 
 SCALED: Manifest = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]}
@@ -101,3 +102,28 @@ def test_deletes_nothing_twice() -> None:
     after = _desired(placement={"pools": [{"name": "other"}]})
 
     assert plan(after, _observed(before, deletionTimestamp="2026-01-01T00:00:00Z")).delete == ()
+
+
+def test_touches_nothing_while_a_name_is_taken() -> None:
+    before = _desired()
+    taken: Manifest = {"kind": "Service", "metadata": {"name": "llama-8b-engine"}}
+    after = _desired(placement={"pools": [{"name": "other"}]})
+    observed = replace(_observed(before, **SCALED), foreign=(taken,))
+
+    todo = plan(after, observed)
+
+    assert (todo.apply, todo.delete) == ((), ())
+
+
+def test_gives_birth_without_force() -> None:
+    todo = plan(_desired(), Observed())
+
+    assert todo.yielding == {identify(child) for child in todo.apply}
+
+
+def test_a_count_that_the_autoscaler_may_be_taking_over_is_applied_without_force() -> None:
+    desired = _desired()
+    workload = identify(desired[-1])
+
+    assert plan(desired, _observed(desired)).yielding == {workload}
+    assert plan(desired, _observed(desired, **SCALED)).yielding == set()

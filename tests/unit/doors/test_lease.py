@@ -117,6 +117,46 @@ async def test_a_holder_that_finds_another_name_stops() -> None:
             await first.keep()
 
 
+async def test_takes_a_lease_that_nobody_has_held_yet() -> None:
+    async with candidates("a") as (server, [first]):
+        labels = {"app.kubernetes.io/managed-by": "Helm"}
+        rendered = {"metadata": {"namespace": "lull-system", "name": "lull-operator", "labels": labels}, "spec": {}}
+        await server.put(LEASES, rendered)
+
+        await first.acquire()
+
+        assert holder_of(server) == "a"
+        assert server.objects[LEASES]["lull-operator"]["metadata"]["labels"] == labels
+
+
+async def test_a_holder_whose_lease_is_deleted_stops_at_once_and_makes_no_other() -> None:
+    async with candidates("a") as (server, [first]):
+        await first.acquire()
+        await server.remove(LEASES, "lull-operator")
+        deleted = clock.monotonic()
+
+        with pytest.raises(LeaseLost, match="nobody holds it"):
+            await first.keep()
+        await first.release()
+
+        assert clock.monotonic() - deleted < SECONDS / 2
+        assert server.objects[LEASES] == {}
+
+
+async def test_a_lease_that_was_deleted_is_missed_for_its_duration_before_it_is_made_anew() -> None:
+    async with candidates("a", "b") as (server, [first, second]):
+        await first.acquire()
+        taking = asyncio.ensure_future(second.acquire())
+        await asyncio.sleep(SECONDS / 4)
+        await server.remove(LEASES, "lull-operator")
+        deleted = clock.monotonic()
+
+        await taking
+
+        assert clock.monotonic() - deleted >= SECONDS
+        assert holder_of(server) == "b"
+
+
 async def test_a_short_outage_is_survived() -> None:
     async with candidates("a") as (server, [first]):
         await first.acquire()

@@ -72,12 +72,12 @@ def test_storage_behind_a_redirect_is_described_by_the_hub() -> None:
     [
         (404, True, NotFound, "was not found on https://hub."),
         (404, False, NotFound, "spec.model.secretName"),
-        (401, False, Forbidden, "name it in spec.model.secretName"),
-        (403, True, Forbidden, "must have been given access"),
+        (401, False, Forbidden, "asks for a token"),
+        (403, True, Forbidden, "its account has no access"),
         (400, True, Failed, "status 400"),
     ],
 )
-def test_says_what_to_do_about_a_refusal(status: int, *, has_token: bool, kind: type[Failed], sentence: str) -> None:
+def test_says_what_a_refusal_means(status: int, *, has_token: bool, kind: type[Failed], sentence: str) -> None:
     failure = download.refusal(status, source=SOURCE, endpoint="https://hub", has_token=has_token)
 
     assert type(failure) is kind

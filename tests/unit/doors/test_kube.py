@@ -1,0 +1,41 @@
+"""The seam to Kubernetes: watches that end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lull.doors.kube import PODS, WatchEvent, reflect
+from tests.fakes.apiserver import connect_kube, serve_apiserver
+
+PODS_PATH = "/api/v1/pods"
+
+
+async def test_watches_that_end_at_once_are_not_asked_for_without_a_pause() -> None:
+    async with serve_apiserver() as (server, url), connect_kube(url) as kube:
+        server.is_curt = True
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.7):
+                await reflect(kube, PODS, lambda _: None)
+
+        assert 1 < server.watches < 6
+
+
+async def test_sees_again_once_watches_last() -> None:
+    seen: asyncio.Queue[WatchEvent] = asyncio.Queue()
+    async with serve_apiserver() as (server, url), connect_kube(url) as kube:
+        server.is_curt = True
+        reflecting = asyncio.ensure_future(reflect(kube, PODS, seen.put))
+        async with asyncio.timeout(5):
+            while server.watches < 2:  # noqa: ASYNC110  the fake API server's count
+                await asyncio.sleep(0.005)
+        server.is_curt = False
+
+        await server.put(PODS_PATH, {"metadata": {"namespace": "default", "name": "p"}})
+
+        async with asyncio.timeout(5):
+            event = await seen.get()
+        reflecting.cancel()
+        assert (event.type, event.object["metadata"]["name"]) == ("ADDED", "p")
