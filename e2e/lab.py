@@ -126,21 +126,20 @@ def helm(cluster: Cluster, *arguments: str) -> str:
 
 @contextmanager
 def _kubectl_proxy(cluster: Cluster) -> Iterator[str]:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), "proxy", "--port=0"],
         stdout=subprocess.PIPE,
         text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        match = re.search(r"127\.0\.0\.1:\d+", line)
-        if match is None:
-            raise RuntimeError(f"kubectl proxy did not start: {line!r}")
-        yield f"http://{match[0]}"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            match = re.search(r"127\.0\.0\.1:\d+", line)
+            if match is None:
+                raise RuntimeError(f"kubectl proxy did not start: {line!r}")
+            yield f"http://{match[0]}"
+        finally:
+            process.terminate()
 
 
 @dataclass
@@ -262,7 +261,7 @@ class Lab:
 
 @asynccontextmanager
 async def open_lab(installation: Installation, namespace: str, *, keep: bool = False) -> AsyncIterator[Lab]:
-    """A namespace of one's own, gone afterwards unless it is to be kept."""
+    """A namespace of one's own, on its way out afterwards unless it is to be kept."""
     await asyncio.to_thread(
         installation.apply, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     )
@@ -279,9 +278,7 @@ async def open_lab(installation: Installation, namespace: str, *, keep: bool = F
     finally:
         if not keep:
             with suppress(RuntimeError):
-                await asyncio.to_thread(
-                    installation.kubectl, "delete", "namespace", namespace, "--wait=true", "--timeout=120s"
-                )
+                await asyncio.to_thread(installation.kubectl, "delete", "namespace", namespace, "--wait=false")
 
 
 def conditions(manifest: Manifest) -> dict[str, Manifest]:

@@ -3,19 +3,23 @@
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.images.builders import Builder, Job, choose_builder
+from e2e.images.builders import Builder, Job, Settings, choose_builder
 from e2e.images.progress import BuildError, say, step
 from e2e.images.recipes import RECIPES, Recipe, digest, inputs
 from e2e.images.settings import write_secrets
 
-__all__ = ["ROOT", "BuildError", "Image", "build", "cache_folder", "reference_of"]
+__all__ = ["ROOT", "BuildError", "Image", "Settings", "build", "cache_folder", "reference_of", "running"]
 
+_KEPT_ARCHIVES = 2
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,6 +47,34 @@ def build(names: Iterable[str] = tuple(RECIPES)) -> dict[str, Image]:
         return {recipe.name: _ensure(recipe, builder, cache) for recipe in recipes}
 
 
+@contextmanager
+def running(name: str, arguments: list[str], settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a container of the image on the machine's own network, its output in the log; take it away at the end."""
+    image = build([name])[name]
+    cache = cache_folder()
+    builder = choose_builder(cache)
+    full = f"docker.io/{image.reference}"
+    if not builder.has(full):
+        builder.load(image.archive, log)
+    container = builder.container(full, f"lull-{name}-{os.getpid()}-{time.monotonic_ns()}", arguments, settings)
+    with log.open("ab") as sink:
+        # Its own session, so that the whole family can be told to end, and an interrupt at the terminal is not told twice.
+        process = subprocess.Popen(container.start, stdout=sink, stderr=sink, start_new_session=True)
+    try:
+        yield process
+    finally:
+        _end(process)
+        subprocess.run(container.remove, capture_output=True, check=False)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+
+
 def reference_of(name: str, builder: Builder) -> str:
     """Name the image in full, as containerd knows it; pods may leave `docker.io/` out."""
     return f"docker.io/lull/{name}:dev-{digest(_recipe(name), ROOT, builder.base)}"
@@ -53,6 +85,7 @@ def _ensure(recipe: Recipe, builder: Builder, cache: Path) -> Image:
     hexadecimal = full.rsplit("-", 1)[1]
     image = Image(full.removeprefix("docker.io/"), cache / "images" / f"{recipe.name}-{hexadecimal}.tar")
     if image.archive.exists():
+        image.archive.touch()
         say(f"  ✓ {image.reference}  is built")
         return image
     builder.prepare()
@@ -63,7 +96,7 @@ def _ensure(recipe: Recipe, builder: Builder, cache: Path) -> Image:
             builder.build(_job(recipe, Path(folder), full, builder.base, log))
     with step(f"{image.reference}  export"):
         _save(builder, full, image.archive, log)
-    _prune(recipe.name, image.archive)
+    _prune(recipe.name, image.archive.parent)
     builder.prune(f"docker.io/lull/{recipe.name}", full)
     return image
 
@@ -88,11 +121,11 @@ def _save(builder: Builder, reference: str, archive: Path, log: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _prune(name: str, keep: Path) -> None:
-    digits = "[0-9a-f]" * 12
-    for archive in keep.parent.glob(f"{name}-{digits}.tar"):
-        if archive != keep:
-            archive.unlink()
+def _prune(name: str, folder: Path) -> None:
+    """Keep the archives that were used last: another checkout may go back and forth between two of them."""
+    archives = folder.glob(f"{name}-{'[0-9a-f]' * 12}.tar")
+    for archive in sorted(archives, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT_ARCHIVES:]:
+        archive.unlink()
 
 
 @contextmanager

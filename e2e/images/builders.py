@@ -17,6 +17,22 @@ _DEBIAN_TOOLS = ("buildah", "debootstrap")
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """Environment of a container, and the machine's folders that it may read, each with its place there."""
+
+    environment: dict[str, str]
+    folders: dict[Path, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that shares the machine's network: how to start it in the foreground, and how to be rid of it."""
+
+    start: list[str]
+    remove: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One build: a clean folder with exactly the inputs, and what to call the result."""
 
@@ -48,6 +64,9 @@ class Builder(Protocol):
 
     def prune(self, name: str, keep: str) -> None:
         """Remove an image's earlier builds."""
+
+    def container(self, reference: str, name: str, arguments: list[str], settings: Settings) -> Container:
+        """Prepare a container for the image's own entry point."""
 
 
 def choose_builder(cache: Path) -> Builder:
@@ -92,6 +111,12 @@ class Docker:
 
     def load(self, archive: Path, log: Path) -> None:
         run(["docker", "load", "--input", str(archive)], log)
+
+    def container(self, reference: str, name: str, arguments: list[str], settings: Settings) -> Container:
+        options = [f"--env={key}={value}" for key, value in settings.environment.items()]
+        options += [f"--volume={source}:{target}:ro" for source, target in settings.folders.items()]
+        start = ["docker", "run", "--rm", "--init", "--network=host", f"--name={name}", *options, reference, *arguments]
+        return Container(start, ["docker", "rm", "--force", name])
 
     def prune(self, name: str, keep: str) -> None:
         for line in read(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", name]).splitlines():
@@ -174,6 +199,15 @@ class Buildah:
 
     def load(self, archive: Path, log: Path) -> None:
         run(self.command("pull", f"oci-archive:{archive}"), log, self.environment())
+
+    def container(self, reference: str, name: str, arguments: list[str], settings: Settings) -> Container:
+        inspected = json.loads(read(self.command("inspect", "--type=image", reference)))
+        entry: list[str] = inspected["OCIv1"]["config"]["Entrypoint"]
+        options = [f"--env={key}={value}" for key, value in settings.environment.items()]
+        options += [f"--volume={source}:{target}:ro" for source, target in settings.folders.items()]
+        subprocess.run(self.command("from", f"--name={name}", reference), check=True, capture_output=True)
+        start = self.command("run", "--isolation=chroot", "--network=host", *options, name, "--", *entry, *arguments)
+        return Container(start, self.command("rm", name))
 
     def prune(self, name: str, keep: str) -> None:
         listed = json.loads(read(self.command("images", "--all", "--json")) or "[]")

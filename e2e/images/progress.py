@@ -36,18 +36,16 @@ def run(command: Sequence[str], log: Path, environ: Mapping[str, str] | None = N
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as sink:
         sink.write(f"$ {' '.join(command)}\n")
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environ
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            sink.write(line)
-            if "STEP " in line:
-                say(f"    {time.monotonic() - begun:6.1f} s  {line.strip()[:110]}")
-        if process.wait() != 0:
-            sink.flush()
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
-            raise BuildError(f"{command[0]} failed with {process.returncode}; the end of {log}:\n{tail}")
+        ) as process:
+            for line in process.stdout or ():
+                sink.write(line)
+                if "STEP " in line:
+                    say(f"    {time.monotonic() - begun:6.1f} s  {line.strip()[:110]}")
+    if process.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+        raise BuildError(f"{command[0]} failed with {process.returncode}; the end of {log}:\n{tail}")
 
 
 def answers(command: Sequence[str]) -> bool:

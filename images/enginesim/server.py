@@ -27,6 +27,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_BODY = 32 << 20
 _MAX_CHOICES = 64
+_CHARACTERS_PER_TOKEN = 16
+_NO_TYPE = "application/x-none"
 # A client that leaves cancels its handler; what is still open at the end was waited for already.
 _RUNNER: dict[str, Any] = {
     "keepalive_timeout": 5.0,
@@ -134,6 +136,7 @@ class Server:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=_MAX_BODY, middlewares=[self._outermost])
+        app.on_response_prepare.append(_drop_no_type)
         get, post = app.router.add_get, app.router.add_post
         get("/health", self.health, allow_head=False)
         get("/ping", self.health, allow_head=False)
@@ -329,6 +332,7 @@ class Server:
         self, http: web.Request, body: Json, prompts: list[str], *, is_chat: bool
     ) -> web.StreamResponse:
         model = self._model_of(body)
+        self._refuse_endless(max(map(len, prompts)))
         lengths = [len(payloads.encode(prompt)) for prompt in prompts]
         limit, finish = self._token_limit(body, max(lengths), is_chat=is_chat)
         count = _choices(body)
@@ -485,6 +489,18 @@ class Server:
             message = f"The model `{name}` does not exist. Valid aliases: {aliases}."
             raise ApiError(404, "NotFoundError", message, "model")
         return str(name)
+
+    def _refuse_endless(self, characters: int) -> None:
+        """Refuse what cannot fit before it is cut into tokens."""
+        length = self.options.max_model_len
+        most = length * _CHARACTERS_PER_TOKEN
+        if characters > most:
+            message = (
+                f"This model's maximum context length is {length} tokens. However, your prompt contains {characters} "
+                f"characters (more than {most} characters, which is the upper bound for {length} input tokens). Please "
+                f"reduce the length of the input prompt. (parameter=input_text, value={characters})"
+            )
+            raise bad_request(message, "input_text")
 
     def _token_limit(self, body: Json, prompt: int, *, is_chat: bool) -> tuple[int, Finish]:
         length = self.options.max_model_len
@@ -666,8 +682,9 @@ async def _body(request: web.Request) -> Json:
         raise ApiError(400, "Bad Request", message)
     try:
         body = json.loads(await request.read())
-    except ValueError:
-        raise invalid("json_invalid", "body.1", "JSON decode error") from None
+    except ValueError as error:
+        at = error.pos if isinstance(error, json.JSONDecodeError) else 0
+        raise invalid("json_invalid", f"body.{at}", "JSON decode error") from None
     if not isinstance(body, dict):
         raise invalid("model_attributes_type", "body", "Input should be a valid dictionary or object")
     return body
@@ -731,10 +748,13 @@ def _json(body: Json, status: int = 200, headers: dict[str, str] | None = None) 
 
 
 def _text(text: str) -> web.Response:
-    """Answer with text and no content type, as vLLM's adapter endpoints do."""
-    response = web.Response(body=text.encode())
-    del response.headers["Content-Type"]
-    return response
+    """Answer with text and, in the end, no content type, as vLLM's adapter endpoints do."""
+    return web.Response(body=text.encode(), content_type=_NO_TYPE)
+
+
+async def _drop_no_type(_: web.Request, response: web.StreamResponse) -> None:
+    if response.content_type == _NO_TYPE:
+        del response.headers["Content-Type"]
 
 
 async def _send(response: web.StreamResponse, body: Json) -> None:

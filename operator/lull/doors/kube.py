@@ -35,6 +35,8 @@ WATCH_SILENCE: Final = 70.0
 WATCH_LEAST: Final = 1.0
 """A watch that ends sooner counts as a failure, however well it ended."""
 LIST_LIMIT: Final = 500
+RELIST_MOST: Final = 5.0
+"""Longest pause between tries to reach an API server that is away: so late at most is its return noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,10 @@ async def connect(kubeconfig: str | None = None) -> AsyncIterator[Kube]:
         yield Kube(session, configuration)
 
 
+def _ignore() -> None:
+    return None
+
+
 async def reflect(
     kube: Kube,
     resource: Resource,
@@ -293,21 +299,22 @@ async def reflect(
     *,
     namespace: str | None = None,
     labels: str = "",
-    on_synced: Callable[[], None] | None = None,
-    on_alive: Callable[[], None] | None = None,
+    on_synced: Callable[[], None] = _ignore,
+    on_lost: Callable[[], None] = _ignore,
+    on_alive: Callable[[], None] = _ignore,
 ) -> None:
     """List, then watch, for ever; after a gap report what changed meanwhile, deletions included.
 
     `on_change` gets one event per object and change. Failures of the API server, of any length, are waited
-    out: what was last known stays valid to the caller. `on_alive` is called with every frame and every try, so
-    that a watch that hangs can be told from an API server that is gone.
+    out: what was last known stays valid to the caller. `on_lost` is called when what is known may have become
+    old, `on_synced` after each list that brings it up to date, `on_alive` with every frame and every try, so that
+    a watch that hangs can be told from an API server that is gone.
     """
     known: dict[tuple[str, str], Manifest] = {}
     version = ""
     failures = 0
-    alive = on_alive or _ignore
     while True:
-        alive()
+        on_alive()
         began = math.inf
         try:
             if not version:
@@ -316,26 +323,24 @@ async def reflect(
                     await _report(on_change, event)
                 known = {_identity(item): item for item in listing.items}
                 version = listing.resource_version
-                if on_synced is not None:
-                    on_synced()
+                on_synced()
             began = clock.monotonic()
             watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels)
             async with aclosing(watch) as events:
                 async for event in events:
-                    alive()
+                    on_alive()
                     version = event.object["metadata"]["resourceVersion"]
                     if event.type != "BOOKMARK":
                         _learn(known, event)
                         await _report(on_change, event)
-        except Gone:
-            version = ""
         except (Transient, Refused):
             # Refused too: RBAC may be granted, or the CRD installed, a moment later.
-            pass
+            version = ""
+            on_lost()
         # However it ended: a server or proxy that ends each watch at once is not to be asked without a pause.
         failures = 0 if clock.monotonic() - began >= WATCH_LEAST else failures + 1
         if failures:
-            await asyncio.sleep(backoff(failures))
+            await asyncio.sleep(backoff(failures, most=RELIST_MOST))
 
 
 def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
@@ -349,10 +354,6 @@ def _learn(known: dict[tuple[str, str], Manifest], event: WatchEvent) -> None:
         known.pop(_identity(event.object), None)
     else:
         known[_identity(event.object)] = event.object
-
-
-def _ignore() -> None:
-    return None
 
 
 async def _report(on_change: Callable[[WatchEvent], Awaitable[None] | None], event: WatchEvent) -> None:

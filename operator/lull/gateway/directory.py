@@ -44,19 +44,32 @@ class Directory:
         self._candidates: dict[Key, dict[str, Candidate]] = {}
         self._pending = {"deployments", "pods"}
         self._synced = asyncio.Event()
+        self._current = asyncio.Event()
 
     @property
     def is_synced(self) -> bool:
         return self._synced.is_set()
 
-    async def wait_synced(self) -> None:
+    @property
+    def is_current(self) -> bool:
+        """Whether a name that is not in the catalogue is unknown for sure: not while the API server is away."""
+        return self._current.is_set()
+
+    async def wait_current(self) -> None:
         await self._synced.wait()
+        await self._current.wait()
 
     def record_synced(self, what: str) -> None:
-        """`deployments` or `pods` were listed for the first time."""
+        """`deployments` or `pods` were listed."""
         self._pending.discard(what)
+        if what == "deployments":
+            self._current.set()
         if not self._pending:
             self._synced.set()
+
+    def record_lost(self) -> None:
+        """The API server cannot be asked for LLMDeployments: new ones would not be seen."""
+        self._current.clear()
 
     @property
     def catalogue(self) -> Catalogue:

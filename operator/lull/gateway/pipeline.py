@@ -104,10 +104,13 @@ async def receive(gateway: Gateway, exchange: Exchange) -> None:
 async def find_model(gateway: Gateway, exchange: Exchange) -> None:
     """Read the model's name from the body, and look it up."""
     call = exchange.call = parse_call(exchange.body)
-    if not gateway.directory.is_synced:
+    directory = gateway.directory
+    is_known = directory.is_synced and directory.catalogue.find(call.model) is not None
+    if not is_known and not (directory.is_synced and directory.is_current):
+        # A name is unknown only to a catalogue that is up to date; a known one goes on without the API server.
         try:
             async with asyncio.timeout(gateway.settings.sync_seconds):
-                await gateway.directory.wait_synced()
+                await directory.wait_current()
         except TimeoutError:
             raise not_synced() from None
     exchange.deployment = gateway.directory.catalogue.find(call.model)
@@ -303,9 +306,9 @@ def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
 
 
 def not_synced() -> Refusal:
-    """What is said before the first list of models: nothing is known, not even what is unknown."""
+    """What is said while the list of models is not up to date: then nobody knows what is unknown."""
     return unavailable(
-        503, "The gateway has not seen the list of models yet.", code="not_ready", retry_after=RETRY_AFTER_FULL
+        503, "The gateway has no current list of models.", code="not_ready", retry_after=RETRY_AFTER_FULL
     )
 
 

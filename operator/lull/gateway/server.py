@@ -59,6 +59,7 @@ async def serve(settings: GatewaySettings, connection: kube.Kube, *, stop: async
                     gateway.directory.record_deployment,
                     namespace=settings.scope,
                     on_synced=lambda: gateway.directory.record_synced("deployments"),
+                    on_lost=gateway.directory.record_lost,
                 )
             ),
             group.create_task(

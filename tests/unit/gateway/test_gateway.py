@@ -738,6 +738,22 @@ class TestOperating:
         async with world.session.get(f"{world.admin}/readyz") as response:
             assert response.status == 200
 
+    async def test_a_name_is_not_called_unknown_while_the_api_server_is_away(self, running: Any) -> None:
+        async with running(sync_seconds=4) as world, asyncio.TaskGroup() as group:
+            world.kube.go_away()
+            while True:
+                ask = group.create_task(world.ask(model="newcomer"))
+                await asyncio.wait({ask}, timeout=0.3)
+                if not ask.done():
+                    break
+                assert ask.result()[0] == 404
+
+            world.add_model("newcomer")
+            await world.add_engine(model="newcomer")
+            world.kube.come_back()
+
+        assert ask.result()[0] == 200
+
     async def test_what_changed_while_the_api_server_was_away_is_seen_when_it_returns(self, world: World) -> None:
         world.add_model()
         await world.add_engine()
