@@ -81,6 +81,15 @@ class Scene:
     async def demand(self, name: str, *, held: int = 0, in_flight: int = 0) -> None:
         await self.gateway.change(f"{self.namespace}/{name}", held=held, in_flight=in_flight)
 
+    async def wake(self, name: str) -> None:
+        """Hold a request, and wait for the replica that it asks for."""
+
+        async def awake() -> bool:
+            return await self.replicas(name) == 1
+
+        await self.demand(name, held=1)
+        await until(awake)
+
 
 async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 15.0) -> None:
     async with asyncio.timeout(seconds):
@@ -174,12 +183,7 @@ async def test_a_new_deployment_sleeps_until_somebody_asks(scene: Scene) -> None
 
         await until(owned)
         began = clock.monotonic()
-        await scene.demand("m", held=1)
-
-        async def awake() -> bool:
-            return await scene.replicas("m") == 1
-
-        await until(awake)
+        await scene.wake("m")
         assert clock.monotonic() - began < 0.3
 
         async def told() -> bool:
@@ -249,12 +253,7 @@ async def test_a_restarted_operator_writes_nothing(scene: Scene) -> None:
 async def test_heals_what_somebody_changed_or_deleted(scene: Scene) -> None:
     async with running(scene.kube, scene.namespace):
         scene.apply("m")
-        await scene.demand("m", held=1)
-
-        async def awake() -> bool:
-            return await scene.replicas("m") == 1
-
-        await until(awake)
+        await scene.wake("m")
         scene.apiserver.kubectl("scale", "deployment", "m-default", "--replicas=5", "-n", scene.namespace)
         scene.apiserver.kubectl("delete", "service", "m-engine", "-n", scene.namespace)
 
@@ -353,12 +352,7 @@ async def test_waits_for_the_children_of_a_deleted_namesake_to_be_collected(scen
 async def test_heals_a_label_that_was_lost_without_touching_the_count(scene: Scene) -> None:
     async with running(scene.kube, scene.namespace):
         scene.apply("m")
-        await scene.demand("m", held=1)
-
-        async def awake() -> bool:
-            return await scene.replicas("m") == 1
-
-        await until(awake)
+        await scene.wake("m")
         generation = ((await scene.workload("m")) or {})["metadata"]["generation"]
         scene.apiserver.kubectl("label", "deployment", "m-default", "lull.dev/deployment-", "-n", scene.namespace)
 
@@ -391,12 +385,7 @@ async def test_tells_the_younger_of_two_that_claim_a_name_and_hands_it_over(scen
 async def test_holds_what_is_there_while_no_gateway_answers(scene: Scene) -> None:
     async with running(scene.kube, scene.namespace):
         scene.apply("m", scaling={"idleAfter": "1s"})
-        await scene.demand("m", held=1)
-
-        async def awake() -> bool:
-            return await scene.replicas("m") == 1
-
-        await until(awake)
+        await scene.wake("m")
         scene.gateway.status = 500
 
         async def missing() -> bool:

@@ -54,10 +54,14 @@ def fetch(
 
 
 @app.command()
-def crd() -> None:
+def crd(
+    check: Annotated[Path | None, typer.Option(help="Only compare with this file; exit 1 where it differs.")] = None,
+) -> None:
     """Print the CustomResourceDefinition."""
-    from lull.cli.crd import render_crd
+    from lull.cli.crd import check_crd, render_crd
 
+    if check is not None:
+        raise typer.Exit(check_crd(check))
     print(render_crd(), end="")
 
 
