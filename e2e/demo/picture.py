@@ -57,14 +57,16 @@ def _panel(axis: Any, title: str, samples: Sequence[Sample], marks: Sequence[tup
     requests.yaxis.get_major_locator().set_params(integer=True)
     for height, (moment, word) in enumerate(marks):
         axis.axvline(moment - start, color=QUIET, linewidth=0.8, linestyle=(0, (2, 3)))
+        late = at[-1] > 0 and (moment - start) > 0.9 * at[-1]
         axis.annotate(
             word,
             (moment - start, 0.97 - 0.075 * (height % 3)),
             xycoords=("data", "axes fraction"),
-            xytext=(3, 0),
+            xytext=(-3 if late else 3, 0),
             textcoords="offset points",
             fontsize=8,
             color=INK,
+            ha="right" if late else "left",
             va="top",
         )
     axis.set_xlim(0, at[-1] * 1.02 if at[-1] else 1)
