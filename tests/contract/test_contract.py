@@ -141,7 +141,8 @@ def test_unloading_leaves_an_open_stream_alone(pair: Pair) -> None:
     def live(engine: Engine) -> list[Any]:
         adapter = {"lora_name": "lora-b", "lora_path": f"{engine.folder}/lora-b"}
         engine.client.post("/v1/load_lora_adapter", json=adapter)
-        with _background(engine, _chat(model="lora-b", max_tokens=200, stream=True)) as stream:
+        with _background(engine, _chat(model="lora-b", max_tokens=500, stream=True)) as stream:
+            _until(lambda: _gauge(engine, "num_requests_running") == 1)
             status = engine.client.post("/v1/unload_lora_adapter", json={"lora_name": "lora-b"}).status_code
             return [status, form_of(stream.result()), stream.result().text.count('finish_reason":"length"')]
 
