@@ -104,8 +104,8 @@ class Server:
         if self._sequences and self.options.shutdown_timeout > 0:
             # The engine core is killed, and nobody tells the open streams: they hang until their clients leave.
             self.engine.pause(time.monotonic())
-            return
-        self._kill_core()
+        elif self._sequences:
+            self._kill_core()
 
     async def wait_for_clients(self) -> None:
         """Wait until every open request is answered or left."""
