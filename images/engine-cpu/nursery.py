@@ -8,6 +8,7 @@ is asked to spawn. The nursery is Python's own fork server; only its start is ou
 environment which their parent has at that moment, as spawned ones would.
 """
 
+import atexit
 import gc
 import importlib
 import os
@@ -58,10 +59,15 @@ def start_nursery() -> None:
         gc.freeze()
         if os.fork() == 0:
             os.close(alive_writer)
-            forkserver.main(listener.detach(), alive_reader, preload=[])
-            os._exit(0)
+            try:
+                forkserver.main(listener.detach(), alive_reader, preload=[])
+            finally:
+                os._exit(0)
     os.close(alive_reader)
-    server._forkserver_alive_fd = alive_writer  # the nursery ends when the last holder of this does
+    server._forkserver_alive_fd = alive_writer
+    # The nursery ends when the last holder of this does. At its own end Python waits for the resource tracker, which
+    # waits for the nursery, so it must be let go before.
+    atexit.register(os.close, alive_writer)
 
 
 def _carry_environment() -> None:

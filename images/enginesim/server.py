@@ -104,8 +104,8 @@ class Server:
         if self._sequences and self.options.shutdown_timeout > 0:
             # The engine core is killed, and nobody tells the open streams: they hang until their clients leave.
             self.engine.pause(time.monotonic())
-            return
-        self._kill_core()
+        elif self._sequences:
+            self._kill_core()
 
     async def wait_for_clients(self) -> None:
         """Wait until every open request is answered or left."""
@@ -180,6 +180,11 @@ class Server:
         if self.options.echoes_request_id and "X-Request-Id" in request.headers and not response.prepared:
             response.headers["X-Request-Id"] = request.headers["X-Request-Id"]
         self._count_http(request, response, time.monotonic() - begun)
+        if self.draining and response.status == 500 and request.transport is not None:
+            # vLLM did not foresee this error, so its server closes the connection, without saying so in the answer.
+            await response.prepare(request)
+            await response.write_eof()
+            request.transport.close()
         return response
 
     async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
