@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from bench.claims import Claim, percentile
 from e2e.demo.recorder import Recorder
-from e2e.lab import install, open_lab, say, sim_deployment
+from e2e.lab import install, open_lab, sim_deployment
+from e2e.progress import say
 from lull.api import names
 
 if TYPE_CHECKING:

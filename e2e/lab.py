@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 import subprocess
-import sys
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from kubernetes.aio.client import Configuration
 
 from e2e.cluster import Cluster, find_cluster
 from e2e.images import build
+from e2e.progress import step
 from lull.api import names
 from lull.doors.kube import DEPLOYMENTS, LLMDEPLOYMENTS, PODS, Kube
 
@@ -37,19 +37,6 @@ SYSTEM: Final = "lull-system"
 RELEASE: Final = "lull"
 BIG_NODE: Final = "lull-worker"
 """The one node that carries engine-cpu's image."""
-
-
-def say(message: str) -> None:
-    """Progress for whoever waits."""
-    print(message, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def step(what: str) -> Iterator[None]:
-    """Say what begins, and how long it took."""
-    began = time.monotonic()
-    yield
-    say(f"  {what}: {time.monotonic() - began:.1f} s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from e2e.cluster.choosing import find_cluster, open_cluster
 from e2e.cluster.model import ClusterError, Provider
-from e2e.cluster.progress import say
 from e2e.cluster.tools import build_toolbox
+from e2e.progress import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from e2e.cluster import forward
 from e2e.cluster.archives import Image, read_images
 from e2e.cluster.model import ClusterError, Node, Provider
 from e2e.cluster.nodes import Kubectl, has_profile, is_ready
-from e2e.cluster.progress import step
+from e2e.progress import step
 
 # Unpacking is bound by disk and by one core each; more at once only makes all of them late.
 _LOADS_AT_ONCE = 2

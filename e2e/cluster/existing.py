@@ -13,8 +13,8 @@ from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, run
 from e2e.cluster.model import GPU, GPUS_PER_NODE, ClusterError, Node, Provider
 from e2e.cluster.nodes import choose_nodes, match_profiles, settle
-from e2e.cluster.progress import step
 from e2e.cluster.tools import Toolbox, find_clients
+from e2e.progress import step
 
 
 def load_argv(template: str, *, archive: Path, node: str) -> list[str]:

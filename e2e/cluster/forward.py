@@ -13,7 +13,7 @@ from pathlib import Path
 
 from e2e.cluster.model import ClusterError
 from e2e.cluster.nodes import Kubectl
-from e2e.cluster.progress import wait_until
+from e2e.progress import wait_until
 
 _GLANCE = 0.3
 _SUPERVISE = "from e2e.cluster.forward import detach; detach()"

@@ -13,8 +13,8 @@ from e2e.cluster.archives import Image
 from e2e.cluster.base import Cluster, has_all, naming_commands, parse_present, run
 from e2e.cluster.model import NAME, NODES, ClusterError, Node, Provider
 from e2e.cluster.nodes import settle
-from e2e.cluster.progress import step
 from e2e.cluster.tools import Toolbox, find_clients
+from e2e.progress import step
 
 CONFIG = Path(__file__).with_name("kind.yaml")
 

@@ -19,16 +19,17 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from e2e.cache import cache_folder
 from e2e.cluster import layout, machine, processes
 from e2e.cluster.archives import Image, read_images
 from e2e.cluster.base import Cluster, find_port, has_all, naming_commands, parse_present, run
 from e2e.cluster.layout import LocalNode
-from e2e.cluster.model import NODES, ClusterError, Node, Provider, cache_folder
+from e2e.cluster.model import NODES, ClusterError, Node, Provider
 from e2e.cluster.nodes import settle
 from e2e.cluster.pki import write_pki
-from e2e.cluster.progress import say, step, wait_until
 from e2e.cluster.state import State, StateFile
 from e2e.cluster.tools import Toolbox, build_toolbox, find_cni, install_packages, missing_packages
+from e2e.progress import say, step, wait_until
 
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _SHIM_SOCKET = re.compile(r"unix://(/run/containerd/s/[0-9a-f]+)")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from e2e.cache import cache_folder
+
 NAME = "lull"
 GPU = "nvidia.com/gpu"
 GPUS_PER_NODE = 8
@@ -54,14 +56,6 @@ PROFILES = (Profile("on-demand", "zone-a"), Profile("spot", "zone-a"), Profile("
 NODES = tuple(
     Node(name, profile) for name, profile in zip(("lull-worker", "lull-worker2", "lull-worker3"), PROFILES, strict=True)
 )
-
-
-def cache_folder() -> Path:
-    """Where built binaries and images stay between clusters."""
-    if named := os.environ.get("LULL_CACHE"):
-        return Path(named).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "lull"
 
 
 def cluster_folder(provider: Provider) -> Path:

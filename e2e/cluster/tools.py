@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.cache import cache_folder
 from e2e.cluster.archives import write_image
-from e2e.cluster.model import ClusterError, cache_folder
-from e2e.cluster.progress import say, step
+from e2e.cluster.model import ClusterError
+from e2e.progress import say, step
 
 KUBERNETES_VERSION = "v1.34.4"
 PAUSE_REFERENCE = "docker.io/lull/pause:1"

@@ -20,7 +20,8 @@ from e2e.demo import picture, story
 from e2e.demo.recorder import Recorder
 from e2e.demo.screen import Screen
 from e2e.images import BuildError
-from e2e.lab import install, open_lab, say
+from e2e.lab import install, open_lab
+from e2e.progress import say
 
 if TYPE_CHECKING:
     from e2e.demo.story import Act

@@ -12,12 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.cache import cache_folder
 from e2e.images.builders import Builder, Job, Settings, choose_builder
-from e2e.images.progress import BuildError, say, step
+from e2e.images.commands import BuildError
 from e2e.images.recipes import RECIPES, Recipe, digest, inputs
 from e2e.images.settings import write_secrets
+from e2e.progress import say, step
 
-__all__ = ["ROOT", "BuildError", "Image", "Settings", "build", "cache_folder", "reference_of", "running"]
+__all__ = ["ROOT", "BuildError", "Image", "Settings", "build", "reference_of", "running"]
 
 _KEPT_ARCHIVES = 2
 ROOT = Path(__file__).parents[2]
@@ -29,13 +31,6 @@ class Image:
 
     reference: str
     archive: Path
-
-
-def cache_folder() -> Path:
-    """LULL_CACHE, or `lull` in the user's cache folder."""
-    if "LULL_CACHE" in os.environ:
-        return Path(os.environ["LULL_CACHE"]).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lull"
 
 
 def build(names: Iterable[str] = tuple(RECIPES)) -> dict[str, Image]:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from e2e.images.progress import BuildError, read, run
+from e2e.images.commands import BuildError, read, run
 from e2e.images.recipes import digest_of
 
 OFFICIAL = "docker.io/library/python:3.13-slim-trixie"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from e2e.images.base import OFFICIAL, base_digest, ensure_rootfs, require_root
-from e2e.images.progress import BuildError, answers, read, run, step
+from e2e.images.commands import BuildError, answers, read, run
+from e2e.progress import step
 
 _STEPS_KEPT_SECONDS = 3 * 24 * 3600
 _DEBIAN_TOOLS = ("buildah", "debootstrap")

@@ -1,33 +1,17 @@
-"""Lines on standard error that say what is going on and how long it took; a command's own output goes to a log."""
+"""Runs the programs that build images, their output going to a log."""
 
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from e2e.progress import say
 
 _TAIL = 30
 
 
 class BuildError(Exception):
     """An image cannot be built; the message says what is missing or shows the end of the log."""
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """Print the title when the work is done, with its seconds."""
-    begun = time.monotonic()
-    try:
-        yield
-    except BaseException:
-        say(f"  ✗ {title}  {time.monotonic() - begun:.1f} s")
-        raise
-    say(f"  ✓ {title}  {time.monotonic() - begun:.1f} s")
 
 
 def run(command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> None:
