@@ -73,7 +73,7 @@ async def _wake(lab: Lab, recorder: Recorder, model: str) -> tuple[float, float]
     known = set(recorder.stages)
     asked = time.time()
     async with lab.session.post(
-        lab.installation.gateway + "/v1/completions",
+        lab.gateway + "/v1/completions",
         json={"model": model, "prompt": "hello", "max_tokens": 4, "stream": True},
     ) as response:
         assert response.status == 200, await response.text()

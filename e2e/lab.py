@@ -12,7 +12,7 @@ import re
 import subprocess
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,8 +48,10 @@ class Installation:
     """Image references by name: lull, engine-sim, engine-cpu."""
     proxy: str
     """Base URL of `kubectl proxy`."""
-    gateway: str
-    """Base URL of the gateways' Service, stable over their restarts."""
+
+    def gateway_url(self) -> str:
+        """Base URL of the gateways' Service: stable over their restarts, another one after a reinstallation."""
+        return self.cluster.service_url(SYSTEM, "lull-gateway", 80)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Run kubectl; its standard output, or RuntimeError with its standard error."""
@@ -82,7 +84,7 @@ def install(image_names: Sequence[str], *, values: Sequence[str] = ()) -> Iterat
     with step("helm upgrade --install"):
         helm_install(cluster, images["lull"], values)
     with _kubectl_proxy(cluster) as proxy:
-        yield Installation(cluster, images, proxy, cluster.service_url(SYSTEM, "lull-gateway", 80))
+        yield Installation(cluster, images, proxy)
 
 
 def helm_install(cluster: Cluster, image: str, values: Sequence[str] = ()) -> None:
@@ -138,7 +140,8 @@ class Lab:
     kube: Kube
     session: aiohttp.ClientSession
     client: openai.AsyncOpenAI
-    _began: float = field(default_factory=time.monotonic)
+    gateway: str
+    """Where clients send their requests."""
 
     async def apply(self, *manifests: Manifest) -> None:
         """`kubectl apply` into the lab's namespace."""
@@ -252,16 +255,15 @@ async def open_lab(installation: Installation, namespace: str, *, keep: bool = F
     await asyncio.to_thread(
         installation.apply, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     )
+    gateway = await asyncio.to_thread(installation.gateway_url)
     configuration = Configuration(host=installation.proxy)
     connector = aiohttp.TCPConnector(limit=0)
     try:
         async with (
             aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as session,
-            openai.AsyncOpenAI(
-                base_url=installation.gateway + "/v1", api_key="none", max_retries=0, timeout=600
-            ) as client,
+            openai.AsyncOpenAI(base_url=gateway + "/v1", api_key="none", max_retries=0, timeout=600) as client,
         ):
-            yield Lab(installation, namespace, Kube(session, configuration), session, client)
+            yield Lab(installation, namespace, Kube(session, configuration), session, client, gateway)
     finally:
         if not keep:
             with suppress(RuntimeError):

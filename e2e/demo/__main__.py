@@ -107,7 +107,7 @@ def _farewell(installation: Installation, screen: Screen, out: Path) -> None:
         f"  export KUBECONFIG={kubeconfig} PATH={installation.cluster.kubectl.parent}:$PATH\n"
         f"  kubectl get llm -n {story.NAMESPACE} -w\n"
         f"  kubectl describe llm/{story.SIM} -n {story.NAMESPACE}\n"
-        f"  curl {installation.gateway}/v1/chat/completions -H 'content-type: application/json' "
+        f"  curl {installation.gateway_url()}/v1/chat/completions -H 'content-type: application/json' "
         f'-d \'{{"model":"{story.SIM}","messages":[{{"role":"user","content":"hello"}}]}}\'\n\n'
         f"Chart: {out}.svg and {out}.png. `make cluster-down` stops the cluster and leaves nothing behind.",
         soft_wrap=True,
