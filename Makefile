@@ -46,7 +46,7 @@ contract: setup ## Compare engine-sim with the real vLLM, request by request
 	@$(PYTEST) tests/contract
 
 e2e: setup ## Run the scenarios on a real cluster
-	@$(PYTEST) e2e/scenarios
+	@$(RUN) pytest -v e2e/scenarios
 
 golden: setup ## Rewrite the golden files; the diff is the review
 	@$(RUN) python -m tests.golden.rewrite
