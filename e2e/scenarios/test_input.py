@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 async def _post(lab: Lab, body: bytes, *, path: str = "/v1/chat/completions") -> tuple[int, Any, Any]:
     async with lab.session.post(
-        lab.gateway + path, data=body, headers={"content-type": "application/json"}
+        lab.gateway + path, data=io.BytesIO(body), headers={"content-type": "application/json"}
     ) as response:
         return response.status, await response.json(content_type=None), response.headers
 

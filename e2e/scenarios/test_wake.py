@@ -24,8 +24,12 @@ async def test_a_request_wakes_real_vllm_and_is_answered(lab: Lab) -> None:
         answer = await ask(lab, "tiny", tokens=12)
 
         assert answer.choices[0].message.content
-        cold_start = (await lab.llm("tiny"))["status"]["coldStart"]
-        assert set(cold_start) == {"at", "scheduled", "image", "weights", "warmUp", "total"}
+
+        async def measured() -> set[str]:
+            return set((await lab.llm("tiny"))["status"]["coldStart"])
+
+        stages = await lab.until("the cold start is in status", measured, within=20)
+        assert stages == {"at", "scheduled", "image", "weights", "warmUp", "total"}
         assert await stream(lab, "tiny", tokens=6)
         await lab.kubectl("delete", "llm", "tiny", "--wait=true")
 
