@@ -125,7 +125,7 @@ async def test_api_server_gone_for_two_minutes(lab: Lab) -> None:
     assert outcome.failures == []
     assert outcome.broken == []
     await lab.apply(sim_deployment(lab.installation, "after"))
-    await lab.until_condition("after", "Ready", "True", "ScaledToZero", within=60)
+    await lab.until_condition("after", "Ready", "True", "ScaledToZero", within=180)
     assert await ask(lab, "after")
 
 
