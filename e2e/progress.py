@@ -1,9 +1,14 @@
 """Progress on stderr: one line per step, with the seconds that it took; stdout stays free for results."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+_SILENCE_SECONDS = 3.0
+"""After so long somebody who waits wants to know for what."""
 
 
 def say(line: str) -> None:
@@ -12,13 +17,18 @@ def say(line: str) -> None:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Run one step; say what it was and how long it took, or that it failed."""
+    """Run one step; say what it was and how long it took, or that it failed, and meanwhile that it goes on."""
     begun = time.monotonic()
+    under_way = threading.Timer(_SILENCE_SECONDS, say, (f"  … {title}",))
+    under_way.daemon = True
+    under_way.start()
     try:
         yield
     except BaseException:
         say(f"  ✗ {title}  {time.monotonic() - begun:.1f} s")
         raise
+    finally:
+        under_way.cancel()
     say(f"  ✓ {title}  {time.monotonic() - begun:.1f} s")
 
 
