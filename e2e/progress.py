@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
 _SILENCE_SECONDS = 3.0
 """After so long somebody who waits wants to know for what."""
 
