@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -78,25 +78,26 @@ class Screen:
 
     def _render(self) -> Panel:
         assert self._recorder is not None
-        table = Table.grid(padding=(0, 2))
+        lines: list[RenderableType] = []
         for name, samples in self._recorder.samples.items():
             last = samples[-1]
             replicas = "●" * last.ready + "○" * (last.replicas - last.ready) or "asleep"
-            table.add_row(
+            row = Table.grid(padding=(0, 2))
+            row.add_row(
                 Text(name, style="bold"),
                 Text(replicas, style="blue"),
                 Text(f"held {last.held}", style="yellow" if last.held else "dim"),
                 Text(f"in flight {last.in_flight}", style="green" if last.in_flight else "dim"),
                 Text(_sparkline(samples), style="green"),
             )
+            lines.append(row)
             decision = self._recorder.decision(name)
             if decision is not None:
-                table.add_row("", Text(decision["message"], style="dim", overflow="ellipsis"))
-        lines: list[object] = [table]
+                lines.append(Text(f"  {decision['message']}", style="dim"))
         if self._answer:
             lines.append(Text(f"» {self._answer[-300:]}", style="italic"))
         return Panel(
-            Group(*lines),  # type: ignore[arg-type]
+            Group(*lines),
             title=f"{self._clock()}  {self._doing}" if self._doing else self._clock(),
             title_align="left",
             border_style="blue",
