@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from e2e.demo.recorder import Recorder, Sample
 
 SPARKS: Final = " ▁▂▃▄▅▆▇█"
-WIDTH: Final = 48
+WIDTH: Final = 32
 
 
 @dataclass(slots=True)
