@@ -5,6 +5,8 @@ SHELL := /bin/bash
 LULL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lull
 export LULL_CACHE
 export PATH := $(LULL_CACHE)/uv/bin:$(PATH)
+# Bytecode that is not kept is compiled anew by each of many short processes.
+unexport PYTHONDONTWRITEBYTECODE
 RUN = uv run --locked
 PYTEST = $(RUN) pytest -q
 

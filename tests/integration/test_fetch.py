@@ -17,7 +17,7 @@ from lull.fetcher.download import partial_name
 from lull.fetcher.failures import DiskFull, Failed, Forbidden, NotFound
 from lull.fetcher.fetch import Options, fetch
 from lull.fetcher.snapshot import Checksum, HubSource, RemoteFile
-from tests.unit.fetcher.hub import COMMIT, Hub, serve
+from tests.fakes.hub import COMMIT, Hub, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
