@@ -136,7 +136,9 @@ class LocalCluster(Cluster):
     def _stop_api_server(self) -> None:
         with self._alone():
             if state := self._state.read():
-                processes.kill([state.processes["kube-apiserver"]])
+                # They run on the same machine, and after minutes without it would take minutes to ask again.
+                names = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+                processes.kill([state.processes[name] for name in names])
 
     @override
     def _start_api_server(self) -> None:
