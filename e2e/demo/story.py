@@ -87,12 +87,12 @@ def hub(image: str) -> list[Manifest]:
     ]
 
 
-def real_deployment(image: str) -> Manifest:
+def real_deployment(image: str, name: str = REAL) -> Manifest:
     """The LLMDeployment of the first act: a tiny model on real vLLM, on CPU."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
-        "metadata": {"name": REAL},
+        "metadata": {"name": name},
         "spec": {
             "model": {"source": "hf://lull/tiny"},
             "engine": {"image": image, "maxModelLen": 2048, "maxNumSeqs": 2, "enforceEager": True},

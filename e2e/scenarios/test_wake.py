@@ -18,20 +18,20 @@ async def test_a_request_wakes_real_vllm_and_is_answered(lab: Lab) -> None:
     async with open_lab(lab.installation, HUB_NAMESPACE) as hub_lab:
         await hub_lab.apply(*hub(lab.installation.images["engine-cpu"]))
         await hub_lab.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
-        await lab.apply(real_deployment(lab.installation.images["engine-cpu"]))
-        await lab.until_condition("tiny", "Ready", "True", "ScaledToZero")
+        await lab.apply(real_deployment(lab.installation.images["engine-cpu"], "waking"))
+        await lab.until_condition("waking", "Ready", "True", "ScaledToZero")
 
-        answer = await ask(lab, "tiny", tokens=12)
+        answer = await ask(lab, "waking", tokens=12)
 
         assert answer.choices[0].message.content
 
         async def measured() -> set[str]:
-            return set((await lab.llm("tiny"))["status"]["coldStart"])
+            return set((await lab.llm("waking"))["status"]["coldStart"])
 
         stages = await lab.until("the cold start is in status", measured, within=20)
         assert stages == {"at", "scheduled", "image", "weights", "warmUp", "total"}
-        assert await stream(lab, "tiny", tokens=6)
-        await lab.kubectl("delete", "llm", "tiny", "--wait=true")
+        assert await stream(lab, "waking", tokens=6)
+        await lab.kubectl("delete", "llm", "waking", "--wait=true")
 
 
 async def test_ten_clients_wake_the_same_model_with_one_pod(lab: Lab) -> None:
