@@ -7,7 +7,6 @@ cluster through `kubectl proxy`, so that one code path serves every provider.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import subprocess
 import time
@@ -311,8 +310,3 @@ def sim_deployment(
             **spec,
         },
     }
-
-
-def render_json(value: Any) -> str:
-    """Compact JSON, for messages."""
-    return json.dumps(value, separators=(",", ":"), default=str)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from e2e.lab import BIG_NODE, Lab, sim_deployment
 from lull.api import names
+from lull.api.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
     from e2e.demo.recorder import Recorder
@@ -241,7 +241,7 @@ async def _stages(lab: Lab, recorder: Recorder, asked: float, first_token: float
     assert activation is not None
     ordered = [
         Moment(asked, "request arrives and is held"),
-        Moment(_epoch(activation["at"]), "decided"),
+        Moment(parse_timestamp(activation["at"]), "decided"),
         Moment(seen["created"], "created"),
         Moment(seen["scheduled"], "scheduled"),
         Moment(seen["image"], "image"),
@@ -251,11 +251,6 @@ async def _stages(lab: Lab, recorder: Recorder, asked: float, first_token: float
         Moment(first_token, "first token"),
     ]
     return sorted(ordered, key=lambda moment: moment.at)
-
-
-def _epoch(text: str) -> float:
-
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _require(happened: Any, what: str) -> None:
