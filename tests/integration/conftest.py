@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One API server for all tests of a session."""
+    with serve_apiserver(tmp_path_factory.mktemp("apiserver")) as server:
+        yield server
+
+
+@contextmanager
+def serve_apiserver(folder: Path) -> Iterator[ApiServer]:
     """An API server of its own: no controllers, no nodes, so that what is written stays as it was written."""
-    folder = tmp_path_factory.mktemp("apiserver")
     tools = _find_tools()
     write_pki(folder / "pki", _identities(), now=dt.datetime.now(dt.UTC))
     client_port, peer_port, api_port = _free_ports(3)
