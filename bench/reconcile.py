@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import httpx
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.claims import Claim
@@ -76,7 +77,7 @@ async def measure_size(size: int) -> list[Claim]:
             apiserver.kubectl("create", "namespace", namespace)
         async with connect(str(apiserver.kubeconfig)) as kube, serve_gateway("0.0.0.0") as gateway:
             _publish(apiserver, gateway)
-            scene = Scene(apiserver, kube, size, Path(folder))
+            scene = Scene(apiserver, kube, size, Path(folder), _write_kubeconfig(apiserver, Path(folder)))
             async with scene.following(), scene.operating() as operator:
                 claims = [*await _create(scene, operator), *await _rest(scene, operator)]
                 operator.stop()
@@ -119,6 +120,8 @@ class Scene:
     kube: Kube
     size: int
     folder: Path
+    kubeconfig: Path
+    """The operator's own."""
     observed: set[str] = field(default_factory=set)
     """Names of LLMDeployments whose status is about their present spec and says that they are ready."""
     replicas: dict[str, int] = field(default_factory=dict)
@@ -150,7 +153,7 @@ class Scene:
             port = free.getsockname()[1]
         environment = {
             **os.environ,
-            "KUBECONFIG": str(self.apiserver.kubeconfig),
+            "KUBECONFIG": str(self.kubeconfig),
             "LULL_NAMESPACE": SYSTEM,
             "LULL_POD_NAME": "operator-0",
             "LULL_ADMIN_PORT": str(port),
@@ -315,6 +318,20 @@ async def _read_metrics(operator: Operator) -> dict[str, float]:
             return {}
     lines = (line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#"))
     return {series: float(value) for series, _, value in lines}
+
+
+def _write_kubeconfig(apiserver: ApiServer, folder: Path) -> Path:
+    """Let the operator come with a service account's token, as it does in a pod."""
+    apiserver.kubectl("-n", SYSTEM, "create", "serviceaccount", "lull-operator")
+    apiserver.kubectl(
+        *("create", "clusterrolebinding", "lull-operator", "--clusterrole=cluster-admin"),
+        f"--serviceaccount={SYSTEM}:lull-operator",
+    )
+    token = apiserver.kubectl("-n", SYSTEM, "create", "token", "lull-operator", "--duration=2h").strip()
+    config = yaml.safe_load(apiserver.kubeconfig.read_text())
+    path = folder / "operator.kubeconfig"
+    path.write_text(yaml.safe_dump({**config, "users": [{"name": "admin", "user": {"token": token}}]}))
+    return path
 
 
 def _publish(apiserver: ApiServer, gateway: FakeGateway) -> None:
