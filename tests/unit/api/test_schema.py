@@ -10,7 +10,7 @@ from pydantic import Field
 from lull.api import spec
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
 from lull.api.schema import build_crd, build_structural
-from lull.api.spec import ApiModel
+from lull.api.base import ApiModel
 from lull.cli.crd import render_crd
 from tests.invalid import BROKEN_RULES, WRONG_FIELDS
 from tests.manifests import manifest

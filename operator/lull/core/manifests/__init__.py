@@ -12,7 +12,7 @@ from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest, owner_r
 from lull.core.manifests.pods import BuildSettings, build_template, common_labels, pool_labels
 
 if TYPE_CHECKING:
-    from lull.api.spec import PoolSpec
+    from lull.api.placement import PoolSpec
 
 __all__ = ["BuildSettings", "build", "find_revision"]
 
@@ -50,7 +50,7 @@ def find_revision(deployment: LLMDeployment, pool: PoolSpec) -> str:
     }
     inputs = {
         **parts,
-        "image": spec.engine.image,
+        "image": deployment.engine_image,
         "pool": pool.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "drain": spec.rollout.drain,
         "names": [deployment.key.name, *deployment.served_names],

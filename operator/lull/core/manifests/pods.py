@@ -7,8 +7,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
+from lull.api.compute import Vendor
+from lull.api.placement import CapacityType, PoolSpec
 from lull.api.quantities import parse_duration
-from lull.api.spec import CapacityType, PoolSpec, Vendor
 from lull.core.manifests.arguments import HOME, STARTUP_SECONDS, build_arguments, build_environment
 from lull.core.manifests.capacity import build_affinity, build_tolerations
 from lull.core.manifests.sources import FETCHED_PATH, MODELS_PATH, Source, SourceType, parse_source
@@ -104,7 +105,7 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
     spec = deployment.spec
     return {
         "name": CONTAINER_ENGINE,
-        "image": spec.engine.image,
+        "image": deployment.engine_image,
         "args": build_arguments(deployment, source),
         "env": build_environment(spec.engine),
         "ports": [{"name": "http", "containerPort": names.PORT_ENGINE, "protocol": "TCP"}],
