@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from lull.api.llmdeployment import Manifest
 
-LEAST_VERSION: Final = (1, 30)
-"""Kubernetes with the sleep action of preStop hooks and native sidecars on by default."""
+LEAST_VERSION: Final = (1, 31)
+"""What the chart asks for: the sleep action of preStop hooks and native sidecars are on by default there."""
 LEASE_PATIENCE: Final = 3
 """A Lease that was not renewed for so many of its durations has no holder any more."""
 

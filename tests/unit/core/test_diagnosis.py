@@ -78,7 +78,7 @@ def test_finds_nothing_wrong_with_a_healthy_cluster() -> None:
 @pytest.mark.parametrize(
     ("change", "subject", "words"),
     [
-        ({"server": {"major": "1", "minor": "28", "gitVersion": "v1.28.0"}}, "Kubernetes", "too old: Lull needs 1.30"),
+        ({"server": {"major": "1", "minor": "28", "gitVersion": "v1.28.0"}}, "Kubernetes", "too old: Lull needs 1.31"),
         ({"crd": None}, "CRD", "crds.install=true"),
         ({"crd": _old_crd()}, "CRD", "spec.adapters"),
         ({"workloads": (_workload("operator"),)}, "gateway", "is not installed: no request is served"),
