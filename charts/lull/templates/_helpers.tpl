@@ -38,6 +38,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
+{{/* Base URL for clients. */}}
+{{- define "lull.gatewayUrl" -}}
+{{- with .Values.gateway -}}
+{{- .url | default (printf "http://%s-gateway.%s.svc%s/v1" (include "lull.fullname" $) $.Release.Namespace (ternary "" (printf ":%v" .service.port) (eq (int .service.port) 80))) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "lull.containerSecurity" -}}
 allowPrivilegeEscalation: false
 capabilities:
