@@ -98,8 +98,9 @@ def uninstall_lws(cluster: Cluster) -> None:
     with step("uninstall LeaderWorkerSet"):
         _helm(cluster, "uninstall", "lws", "--ignore-not-found", "--wait")
         kubectl = cluster.client()
-        kubectl.run("delete", "crd", LWS_CRD, "--ignore-not-found")
-        kubectl.run("delete", "namespace", LWS_NAMESPACE, "--ignore-not-found", "--wait=false")
+        # Both are waited for, or an installation right after this one would lose what it makes.
+        run(kubectl.argv("delete", "crd", LWS_CRD, "--ignore-not-found"))
+        run(kubectl.argv("delete", "namespace", LWS_NAMESPACE, "--ignore-not-found"))
 
 
 @contextmanager
