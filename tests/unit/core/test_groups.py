@@ -102,13 +102,12 @@ def test_every_member_is_otherwise_the_pod_of_a_replica_on_one_node() -> None:
 
 
 def test_a_worker_stays_until_its_leader_has_closed_its_port() -> None:
-    _, worker = _members(_group()[1])
+    for member in _members(_group()[1]):
+        command = _engine(member)["lifecycle"]["preStop"]["exec"]["command"]
 
-    command = _engine(worker)["lifecycle"]["preStop"]["exec"]["command"]
-
-    assert command[:2] == ["python3", "-c"]
-    compile(command[2], "preStop", "exec")
-    assert f'LWS_LEADER_ADDRESS"], {names.PORT_ENGINE})' in command[2]
+        assert command[:2] == ["python3", "-c"]
+        compile(command[2], "preStop", "exec")
+    assert f'(os.environ["LWS_LEADER_ADDRESS"], {names.PORT_ENGINE})' in command[2]
 
 
 def test_a_group_stays_together_where_its_pool_has_its_own_affinity() -> None:

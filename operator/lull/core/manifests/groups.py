@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Final
 from lull.api import names
 from lull.core.manifests.arguments import STARTUP_SECONDS
 from lull.core.manifests.metadata import build_metadata, freeze
-from lull.core.manifests.pods import CONTAINER_ENGINE, BuildSettings, build_template, common_labels, pool_labels
+from lull.core.manifests.pods import (
+    CONTAINER_ENGINE,
+    PRE_STOP_SECONDS,
+    BuildSettings,
+    build_template,
+    common_labels,
+    pool_labels,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +34,26 @@ _LABEL_GROUP: Final = "leaderworkerset.sigs.k8s.io/group-key"
 """LeaderWorkerSet gives it to every pod, with one value for each group."""
 _ZONE: Final = "topology.kubernetes.io/zone"
 
-# A worker that is told to stop goes on computing until its leader, told at the same time, has finished its requests
-# and closed its port. No curl, as vLLM's image need not have it.
-_AWAIT_LEADER: Final = f"""\
-import os, socket, time
+# A group is recreated when a member's engine was restarted, so members are often told to stop while they start. Process 1
+# of a container takes no SIGTERM before it asks for it, which vLLM does seconds late, and would stay for the whole grace
+# period; Python asks for SIGINT at once. No curl and no kill, as vLLM's image need not have them.
+_STOP_LEADER: Final = f"""\
+import os, signal, socket, time
+time.sleep({PRE_STOP_SECONDS})
+try:
+    socket.create_connection(("127.0.0.1", {names.PORT_ENGINE}), timeout=2).close()
+except OSError:
+    os.kill(1, signal.SIGINT)
+"""
+# A worker goes on computing until its leader, told at the same time, has finished its requests and closed its port.
+_STOP_WORKER: Final = f"""\
+import os, signal, socket, time
 try:
     while True:
         socket.create_connection((os.environ["LWS_LEADER_ADDRESS"], {names.PORT_ENGINE}), timeout=2).close()
         time.sleep(0.5)
 except OSError:
-    pass
+    os.kill(1, signal.SIGINT)
 """
 
 
@@ -87,7 +104,7 @@ def _build_members(deployment: LLMDeployment, template: Manifest) -> Manifest:
         # Members wait for each other from when the first has its weights until the last has.
         *("--distributed-timeout-seconds", str(STARTUP_SECONDS)),
     ]
-    leader = _with_engine(template, lambda engine: {**engine, "args": [*engine["args"], *common, "--node-rank", "0"]})
+    leader = _with_engine(template, lambda engine: _build_leader(engine, common))
     worker = _with_engine(template, lambda engine: _build_worker(engine, common))
     labels = {**template["metadata"]["labels"], names.LABEL_COMPONENT: names.COMPONENT_WORKER}
     return {
@@ -96,6 +113,10 @@ def _build_members(deployment: LLMDeployment, template: Manifest) -> Manifest:
         "leaderTemplate": _near_its_group(deployment, leader),
         "workerTemplate": _near_its_group(deployment, {**worker, "metadata": {**worker["metadata"], "labels": labels}}),
     }
+
+
+def _build_leader(engine: Manifest, common: list[str]) -> Manifest:
+    return {**engine, "args": [*engine["args"], *common, "--node-rank", "0"], **_build_lifecycle(_STOP_LEADER)}
 
 
 def _build_worker(engine: Manifest, common: list[str]) -> Manifest:
@@ -111,8 +132,12 @@ def _build_worker(engine: Manifest, common: list[str]) -> Manifest:
             "--headless",
             *("--api-server-count", "0"),
         ],
-        "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", _AWAIT_LEADER]}}},
+        **_build_lifecycle(_STOP_WORKER),
     }
+
+
+def _build_lifecycle(script: str) -> Manifest:
+    return {"lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", script]}}}}
 
 
 def _with_engine(template: Manifest, change: Callable[[Manifest], Manifest]) -> Manifest:
