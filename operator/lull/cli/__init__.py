@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum, unique
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@unique
+class Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
 
 
 @app.callback()
@@ -74,6 +81,21 @@ def render(
     from lull.cli.render import render_file
 
     print(render_file(file, namespace=namespace), end="")
+
+
+@app.command()
+def lint(
+    files: Annotated[list[Path], typer.Argument(help="Manifests with LLMDeployments; - reads standard input.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.")] = False,
+) -> None:
+    """Say by line what a cluster would refuse, or drop without a word.
+
+    Exit code 1 where anything would be refused.
+    """
+    from lull.cli.lint import run
+
+    raise typer.Exit(run(files, output=output, strict=strict))
 
 
 @app.command("gateway")
