@@ -38,9 +38,25 @@ _SLUG: Final = re.compile(r"[^a-z0-9]+")
 _SLUG_LIMIT: Final = 40
 _GROUP: Final = "leaderworkerset.sigs.k8s.io/group-key"
 
-_RANK: Final = re.compile(r"rank (\d+) is greater than max_lora_rank (\d+)")
-_MODULES: Final = re.compile(r"expected target modules in .* but received (\[[^\]]*\])", re.DOTALL)
-_SHAPES: Final = re.compile(r"size of tensor|shape", re.IGNORECASE)
+_REFUSALS: Final = (
+    (
+        re.compile(r"rank (\d+) is greater than max_lora_rank (\d+)"),
+        "Its rank {0} is over spec.adapters.maxRank, {1}: raise that, or train it with a lower rank.",
+    ),
+    (
+        re.compile(r"expected target modules in .* but received \[([^\]]*)\]", re.DOTALL),
+        "It changes modules that the model lacks ({0}): it was made for another model.",
+    ),
+    (
+        re.compile(r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)"),
+        "Its tensors do not fit the model ({1} where {0} is right): it was made for another one.",
+    ),
+    (
+        re.compile("conflicts with a served base model"),
+        "The engine serves the model itself under this name: give the adapter another one.",
+    ),
+)
+"""What vLLM says of adapters that it can never load, and what that means."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -304,19 +320,15 @@ def _is_held_off(setback: Setback | None, now: float) -> bool:
 
 def _explain(status: int, detail: str) -> tuple[str, bool]:
     """A sentence for what an engine answered to a load, and whether trying again is pointless."""
-    if match := _RANK.search(detail):
-        return f"Its rank {match[1]} is over spec.adapters.maxRank {match[2]}: raise that, or train it with less.", True
-    if match := _MODULES.search(detail):
-        return f"It changes modules that the model lacks ({match[1].strip('[]')}): it was made for another model.", True
-    if _SHAPES.search(detail):
-        return f"Its tensors do not fit the model, so it was made for another one: {detail[-_DETAIL_LIMIT:]}", True
-    if "conflicts with a served base model" in detail:
-        return "The engine serves the model itself under this name: give the adapter another one.", True
+    for pattern, sentence in _REFUSALS:
+        if match := pattern.search(detail):
+            return sentence.format(*match.groups()), True
     if status == 404 and "No adapter found" in detail:
-        return "The engine does not find its files yet.", False
+        return "The engine does not find its files.", False
     if status in {404, 405}:
         return "The engine has no endpoint to load adapters: spec.engine.image must be a vLLM that serves LoRA.", True
-    return f"The engine does not load it ({status}): {detail[:_DETAIL_LIMIT]}", 400 <= status < 500 and status != 429
+    is_final = 400 <= status < 500 and status != 429
+    return f"The engine does not load it ({status}): {detail[:_DETAIL_LIMIT]}", is_final
 
 
 def _read_error(body: bytes) -> str:
