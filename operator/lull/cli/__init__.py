@@ -61,6 +61,24 @@ def fetch(
     raise typer.Exit(run(source, to))
 
 
+@app.command("fetch-adapters")
+def fetch_adapters(
+    root: Annotated[Path, typer.Option(help="Folder that gets a folder for each adapter.")],
+    max_rank: Annotated[int, typer.Option(help="Highest rank that the engine takes.")],
+    model: Annotated[str, typer.Option(help="Source of the model that the adapters are for.")] = "",
+    port: Annotated[int, typer.Option(help="Port to be told on.")] = 8002,
+    credentials: Annotated[Path | None, typer.Option(help="Folder with the keys that open the sources.")] = None,
+) -> None:
+    """Fetch and check LoRA adapters when told to: the sidecar of an engine pod.
+
+    PUT /adapters/ID {name, source} begins, GET /adapters tells how far each is, DELETE /adapters/ID forgets one.
+    """
+    from lull.cli.fetch_adapters import run
+    from lull.fetcher.adapters import Wanted
+
+    run(root, port, Wanted(max_rank, model), credentials)
+
+
 @app.command()
 def crd(
     check: Annotated[Path | None, typer.Option(help="Only compare with this file; exit 1 where it differs.")] = None,
