@@ -40,7 +40,7 @@ from lull.doors.kube import (
     reflect,
 )
 from tests.fakes.gateway import FakeGateway, serve_gateway
-from tests.integration.conftest import ApiServer, serve_apiserver
+from tests.integration.conftest import ROOT, ApiServer, start_apiserver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -72,7 +72,8 @@ def measure_full() -> list[Claim]:
 
 async def measure_size(size: int) -> list[Claim]:
     """So many LLMDeployments from nothing, a quiet minute, and a restart."""
-    with tempfile.TemporaryDirectory() as folder, serve_apiserver(Path(folder)) as apiserver:
+    with tempfile.TemporaryDirectory() as folder, start_apiserver(Path(folder)) as apiserver:
+        _install(apiserver)
         for namespace in (NAMESPACE, SYSTEM):
             apiserver.kubectl("create", "namespace", namespace)
         async with connect(str(apiserver.kubeconfig)) as kube, serve_gateway("0.0.0.0") as gateway:
@@ -318,6 +319,11 @@ async def _read_metrics(operator: Operator) -> dict[str, float]:
             return {}
     lines = (line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#"))
     return {series: float(value) for series, _, value in lines}
+
+
+def _install(apiserver: ApiServer) -> None:
+    apiserver.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "llmdeployments.lull.dev.yaml"))
+    apiserver.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.lull.dev", "--timeout=30s")
 
 
 def _write_kubeconfig(apiserver: ApiServer, folder: Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+import uvloop
 
 from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
@@ -48,6 +49,7 @@ class App:
 
     kube: Kube
     store: Store
+    claims: Claims
     recorder: Recorder
     collector: Collector
     autoscaler: Autoscaler
@@ -87,7 +89,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     store.listen(claims.take)
     store.listen(decisions.add)
     store.listen(reconciles.add)
-    return App(connection, store, recorder, collector, autoscaler, decisions, reconciler, reconciles)
+    return App(connection, store, claims, recorder, collector, autoscaler, decisions, reconciler, reconciles)
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -134,6 +136,7 @@ async def _lead(
     # Conflicts and replica counts are known only when everything was seen once; and Kopf, which looks for kinds only at
     # its start, would wait for ever for one that comes later.
     await app.store.wait_synced()
+    app.claims.judge()
     group.create_task(app.decisions.run(app.autoscaler.scale, workers=settings.workers, on_alive=health.beat))
     group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=settings.workers, on_alive=health.beat))
     started = asyncio.Event()
@@ -185,7 +188,7 @@ def main() -> None:
     settings = OperatorSettings()
     logs.configure(settings.log_level)
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except Exception as error:
         log.critical("ended", error=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -54,12 +53,10 @@ async def _find_namesakes(kube: Kube, desired: tuple[Manifest, ...], observed: O
     """Objects that bear the names of desired children which are not there."""
     there = {identify(child) for child in (*observed.workloads, *observed.others)}
     missing = [child for child in desired if identify(child) not in there]
-    found = await asyncio.gather(
-        *(
-            kube.get(RESOURCES[child["kind"]], child["metadata"]["namespace"], child["metadata"]["name"])
-            for child in missing
-        )
-    )
+    found = [
+        await kube.get(RESOURCES[child["kind"]], child["metadata"]["namespace"], child["metadata"]["name"])
+        for child in missing
+    ]
     return [namesake for namesake in found if namesake is not None]
 
 

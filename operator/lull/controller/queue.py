@@ -36,6 +36,11 @@ class KeyedQueue:
         """Let a key wait `settle_seconds` for what else happens to it, which is then worked on together."""
         self._name = name
         self._settle_seconds = settle_seconds
+        # Found once: a thousand models are looked at a thousand times a second.
+        self._depth = metrics.WORKQUEUE_DEPTH.labels(name)
+        self._waited = metrics.WORKQUEUE_SECONDS.labels(name)
+        self._took = metrics.WORK_SECONDS.labels(name)
+        self._done = metrics.WORK.labels(name, "ok")
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._settling: dict[Key, asyncio.TimerHandle] = {}
         self._waiting: dict[Key, float] = {}
@@ -78,14 +83,14 @@ class KeyedQueue:
 
     async def _run_one(self, work: Work, key: Key) -> None:
         began = clock.monotonic()
-        metrics.WORKQUEUE_SECONDS.labels(self._name).observe(began - self._waiting.pop(key))
-        metrics.WORKQUEUE_DEPTH.labels(self._name).set(len(self._waiting))
+        self._waited.observe(began - self._waiting.pop(key))
+        self._depth.set(len(self._waiting))
         self._running.add(key)
         try:
             delay = await self._attempt(work, key)
         finally:
             self._running.discard(key)
-            metrics.WORK_SECONDS.labels(self._name).observe(clock.monotonic() - began)
+            self._took.observe(clock.monotonic() - began)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -108,7 +113,7 @@ class KeyedQueue:
             log.exception("bug", queue=self._name, key=str(key), after=round(delay, 1))
         else:
             self._failures.pop(key, None)
-            metrics.WORK.labels(self._name, "ok").inc()
+            self._done.inc()
         return delay
 
     def _count_failure(self, key: Key) -> int:
@@ -120,7 +125,7 @@ class KeyedQueue:
         self._timers.pop(key, None)
         self._waiting[key] = clock.monotonic()
         self._ready.put_nowait(key)
-        metrics.WORKQUEUE_DEPTH.labels(self._name).set(len(self._waiting))
+        self._depth.set(len(self._waiting))
 
     def _cancel_timer(self, key: Key) -> None:
         timer = self._timers.pop(key, None)
