@@ -44,6 +44,7 @@ class Reason(StrEnum):
     INCOMPATIBLE_MODEL = "IncompatibleModel"
     """The model's config.json contradicts the spec."""
     LEADER_WORKER_SET_MISSING = "LeaderWorkerSetMissing"
+    """A replica spans nodes, and the cluster serves no LeaderWorkerSets."""
     ACCELERATORS_EXCEED_NODES = "AcceleratorsExceedNodes"
     """A pod asks for more accelerators than any node of the cluster has."""
     NO_MATCHING_NODE = "NoMatchingNode"
