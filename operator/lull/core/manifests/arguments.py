@@ -19,6 +19,7 @@ from lull.api.model import Task
 from lull.api.names import PORT_ENGINE
 from lull.api.quantities import parse_duration, parse_quantity
 from lull.core.manifests.refusals import check_arguments, check_environment
+from lull.core.manifests.sidecar import build_adapter_arguments, build_adapter_environment
 from lull.core.manifests.sources import MODELS_PATH, find_draft_folder
 
 if TYPE_CHECKING:
@@ -98,16 +99,16 @@ def build_arguments(deployment: LLMDeployment, source: Source) -> list[str]:
         *_build_engine(spec.engine),
         *_build_speculation(spec),
         *_build_offload(spec),
-        *(_build_lora(spec.adapters) if spec.adapters is not None else []),
+        *build_adapter_arguments(deployment),
         "--shutdown-timeout",
         str(ceil(parse_duration(spec.rollout.drain))),
         *(_literal(argument) for argument in spec.engine.extra_args),
     ]
 
 
-def build_environment(spec: LLMDeploymentSpec) -> list[Manifest]:
+def build_environment(deployment: LLMDeployment) -> list[Manifest]:
     """Environment of the engine: caches in writable places, no word to outside, then the user's own."""
-    engine = spec.engine
+    engine = deployment.spec.engine
     check_environment(engine)
     cache = _SHARED_CACHE if engine.compile_cache is CompileCache.MODEL_CACHE else _OWN_CACHE
     return [
@@ -121,7 +122,7 @@ def build_environment(spec: LLMDeploymentSpec) -> list[Manifest]:
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
         # vLLM would give up on its own engine core after ten minutes; the startup probe is the one limit.
         {"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": str(STARTUP_SECONDS)},
-        *([{"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"}] if spec.adapters is not None else []),
+        *build_adapter_environment(deployment),
         {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *(_build_variable(variable) for variable in engine.env),
     ]
@@ -185,17 +186,6 @@ def _build_offload(spec: LLMDeploymentSpec) -> list[str]:
     if not size:
         raise InvalidSpec("spec.engine.kvOffload.cpu is less than a megabyte per engine: write for example 32Gi")
     return ["--kv-offloading-size", f"{size.normalize():f}"]
-
-
-def _build_lora(adapters: AdaptersSpec) -> list[str]:
-    return [
-        "--enable-lora",
-        "--max-loras",
-        str(adapters.max_loaded),
-        "--max-lora-rank",
-        str(adapters.max_rank),
-        *_option("--max-cpu-loras", adapters.cpu_slots),
-    ]
 
 
 def _build_variable(variable: EnvVar) -> Manifest:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from lull.core.manifests.arguments import HOME
-from lull.core.manifests.security import build_container_security
+from lull.core.manifests.security import CREDENTIALS_PATH, build_container_security
 from lull.core.manifests.sources import DRAFT_PATH, MODELS_PATH, SourceType, find_draft_folder
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CONTAINER_FETCH: Final = "fetch"
 CONTAINER_FETCH_DRAFT: Final = "fetch-draft"
-CREDENTIALS_PATH: Final = "/var/run/lull/credentials"
-"""Where the Secret that opens a source is mounted: one file for each of its keys."""
 
 
 def build_fetchers(deployment: LLMDeployment, source: Source, settings: BuildSettings) -> list[Manifest]:
@@ -39,15 +37,25 @@ def build_fetchers(deployment: LLMDeployment, source: Source, settings: BuildSet
     ]
 
 
-def build_sources_environment(settings: BuildSettings) -> list[Manifest]:
-    """Environment of whatever fetches: a writable home, and where sources are asked for."""
-    return [
-        {"name": "HOME", "value": HOME},
-        {"name": "HF_ENDPOINT", "value": settings.hub_endpoint},
-        *([{"name": "AWS_ENDPOINT_URL", "value": settings.s3_endpoint}] if settings.s3_endpoint else []),
-        *([{"name": "LULL_GS_ENDPOINT", "value": settings.gs_endpoint}] if settings.gs_endpoint else []),
-        *([{"name": "LULL_OCI_PLAIN_HTTP", "value": settings.oci_plain_http}] if settings.oci_plain_http else []),
-    ]
+def build_lull_container(settings: BuildSettings) -> Manifest:
+    """What all containers of Lull's image in an engine pod have alike."""
+    return {
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [
+            {"name": "HOME", "value": HOME},
+            {"name": "HF_ENDPOINT", "value": settings.hub_endpoint},
+            *([{"name": "AWS_ENDPOINT_URL", "value": settings.s3_endpoint}] if settings.s3_endpoint else []),
+            *([{"name": "LULL_GS_ENDPOINT", "value": settings.gs_endpoint}] if settings.gs_endpoint else []),
+            *([{"name": "LULL_OCI_PLAIN_HTTP", "value": settings.oci_plain_http}] if settings.oci_plain_http else []),
+        ],
+        "securityContext": build_container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  a mount of its own
+            {"name": "home", "mountPath": HOME},
+        ],
+    }
 
 
 def _build_fetcher(
@@ -57,10 +65,10 @@ def _build_fetcher(
     secret = spec.model.secret_name
     is_there = source.startswith(f"{SourceType.CLAIM.value}://")
     is_apart = folder.startswith(DRAFT_PATH)
+    common = build_lull_container(settings)
     return {
+        **common,
         "name": name,
-        "image": settings.image,
-        "imagePullPolicy": settings.image_pull_policy,
         "args": [
             "fetch",
             source,
@@ -70,12 +78,8 @@ def _build_fetcher(
             # A draft has layers and heads of its own.
             *(["--check", _render_check(spec)] if name == CONTAINER_FETCH else []),
         ],
-        "env": build_sources_environment(settings),
-        "securityContext": build_container_security(),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  a mount of its own
-            {"name": "home", "mountPath": HOME},
+            *common["volumeMounts"],
             {"name": "draft", "mountPath": DRAFT_PATH}
             if is_apart
             else {"name": "models", "mountPath": MODELS_PATH, **({"readOnly": True} if is_there else {})},

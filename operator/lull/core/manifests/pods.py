@@ -9,10 +9,9 @@ from lull.api import names
 from lull.api.quantities import parse_duration
 from lull.core.manifests.arguments import STARTUP_SECONDS, build_arguments, build_environment
 from lull.core.manifests.capacity import CAPACITY_LABELS
-from lull.core.manifests.fetching import CONTAINER_FETCH, build_fetchers
+from lull.core.manifests.fetching import CONTAINER_FETCH, build_fetchers, build_lull_container
 from lull.core.manifests.placing import build_placing
 from lull.core.manifests.security import build_container_security, build_pod_security
-from lull.core.manifests.settings import BuildSettings
 from lull.core.manifests.sidecar import build_sidecar
 from lull.core.manifests.sources import Source, parse_source
 from lull.core.manifests.vendors import find_resource
@@ -21,12 +20,20 @@ from lull.core.manifests.volumes import build_engine_mounts, build_volumes
 if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment, Manifest
     from lull.api.placement import PodTemplateSpec, PoolSpec
+    from lull.core.manifests.settings import BuildSettings
 
-__all__ = ["CONTAINER_ENGINE", "CONTAINER_FETCH", "BuildSettings", "build_template", "common_labels", "pool_labels"]
+__all__ = [
+    "CONTAINER_ENGINE",
+    "CONTAINER_FETCH",
+    "PRE_STOP_SECONDS",
+    "build_template",
+    "common_labels",
+    "pool_labels",
+]
 
 CONTAINER_ENGINE: Final = "engine"
 
-_PRE_STOP_SECONDS: Final = 3
+PRE_STOP_SECONDS: Final = 3
 """Between a pod's deletion and SIGTERM: gateways see the deletion and pick other endpoints."""
 _TEARDOWN_SECONDS: Final = 15
 """What vLLM needs to end its processes after the last request."""
@@ -55,7 +62,7 @@ def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, set
     wanted = spec.pod_template
     drain = ceil(parse_duration(spec.rollout.drain))
     init_containers = [
-        *([build_sidecar(spec.adapters, deployment, settings)] if spec.adapters is not None else []),
+        *build_sidecar(deployment, build_lull_container(settings)),
         *build_fetchers(deployment, source, settings),
     ]
     return {
@@ -73,7 +80,7 @@ def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, set
             "automountServiceAccountToken": False,
             # A Service named `vllm` would otherwise set VLLM_PORT in every pod of its namespace.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": _PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
+            "terminationGracePeriodSeconds": PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
             **_build_additions(wanted),
             "securityContext": build_pod_security(wanted.security_context),
             **build_placing(deployment, pool),
@@ -103,7 +110,7 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
         "name": CONTAINER_ENGINE,
         "image": deployment.engine_image,
         "args": build_arguments(deployment, source),
-        "env": build_environment(deployment.spec),
+        "env": build_environment(deployment),
         "ports": [{"name": "http", "containerPort": names.PORT_ENGINE, "protocol": "TCP"}],
         "resources": _build_resources(deployment),
         # While it loads nothing listens, so looking each second costs nothing and finds the first healthy one soon.
@@ -126,7 +133,7 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
             "timeoutSeconds": 10,
             "failureThreshold": 30,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP_SECONDS}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "securityContext": build_container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": build_engine_mounts(deployment, source),

@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Manifest
     from lull.api.placement import PodSecurity
 
+CREDENTIALS_PATH: Final = "/var/run/lull/credentials"
+"""Where the Secret that opens sources is mounted in what fetches: one file for each of its keys."""
+
+_SECRET_MODE: Final = 0o440
+"""Readable by the pod's group alone, as which containers run."""
 _USER: Final = 2000
 """The user that vLLM's images prepare; its group must be 0."""
 
@@ -32,3 +37,9 @@ def build_container_security() -> Manifest:
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": True,
     }
+
+
+def build_secret(name: str) -> Manifest:
+    """A Secret as the source of a volume."""
+    # A pod whose Secret is missing would wait without a word; so what fetches says that the source is closed to it.
+    return {"secretName": name, "defaultMode": _SECRET_MODE, "optional": True}

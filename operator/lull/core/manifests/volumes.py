@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lull.api import names
 from lull.api.model import AccessMode, CacheSpec, CacheType
 from lull.core.manifests.arguments import HOME, writes_models
-from lull.core.manifests.sidecar import ADAPTERS_PATH, find_adapters_secret
+from lull.core.manifests.security import build_secret
+from lull.core.manifests.sidecar import build_adapter_mounts, build_adapter_volumes
 from lull.core.manifests.sources import DRAFT_PATH, MODELS_PATH, SourceType, find_draft_folder
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment, Manifest
     from lull.core.manifests.sources import Source
 
-_SECRET_MODE: Final = 0o440
-"""Readable by the pod's group alone, as which the fetcher runs."""
-
 
 def build_volumes(deployment: LLMDeployment, source: Source) -> list[Manifest]:
     """Everything that containers of the pod mount."""
     spec = deployment.spec
-    secret, adapters_secret = spec.model.secret_name, find_adapters_secret(deployment)
+    secret = spec.model.secret_name
     return [
         {"name": "tmp", "emptyDir": {}},
         {"name": "home", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
         *_build_models_volume(deployment, source),
         *([{"name": "draft", "emptyDir": {}}] if _has_draft_volume(deployment, source) else []),
-        *([_build_secret_volume("credentials", secret)] if secret is not None else []),
-        *([{"name": "adapters", "emptyDir": {}}] if spec.adapters is not None else []),
-        *([_build_secret_volume("adapters-credentials", adapters_secret)] if adapters_secret is not None else []),
+        *([{"name": "credentials", "secret": build_secret(secret)}] if secret is not None else []),
+        *build_adapter_volumes(deployment),
     ]
 
 
@@ -57,11 +54,7 @@ def build_engine_mounts(deployment: LLMDeployment, source: Source) -> list[Manif
             if _has_draft_volume(deployment, source)
             else []
         ),
-        *(
-            [{"name": "adapters", "mountPath": ADAPTERS_PATH, "readOnly": True}]
-            if spec.adapters is not None
-            else []
-        ),
+        *build_adapter_mounts(deployment),
     ]
 
 
@@ -108,8 +101,3 @@ def _has_models_volume(deployment: LLMDeployment, source: Source) -> bool:
 def _has_draft_volume(deployment: LLMDeployment, source: Source) -> bool:
     """Whether a small model needs a volume of its own, as that of the weights is somebody's own."""
     return source.type is SourceType.CLAIM and find_draft_folder(deployment.spec) is not None
-
-
-def _build_secret_volume(name: str, secret: str) -> Manifest:
-    # A pod whose Secret is missing would wait without a word; the fetcher says that the source is closed to it.
-    return {"name": name, "secret": {"secretName": secret, "defaultMode": _SECRET_MODE, "optional": True}}
