@@ -129,11 +129,15 @@ def _build_claim(deployment: LLMDeployment, settings: BuildSettings) -> list[Man
     spec = build_claim_spec(deployment.spec.model.cache)
     if spec is None:
         return []
+    chosen = spec.get("storageClassName")
     return [
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": build_metadata(deployment, names.child(deployment.key.name, "cache"), settings),
+            "metadata": {
+                **build_metadata(deployment, names.child(deployment.key.name, "cache"), settings),
+                **({"annotations": {names.ANNOTATION_STORAGE_CLASS: chosen}} if chosen is not None else {}),
+            },
             "spec": spec,
         }
     ]
