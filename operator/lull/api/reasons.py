@@ -22,7 +22,7 @@ class ConditionType(StrEnum):
 
 @unique
 class Reason(StrEnum):
-    """Why a condition has its status; `REMEDIES` in core.status holds what to do about each that needs doing."""
+    """Why a condition has its status; `REMEDIES` in core.remedies holds what to do about each that needs doing."""
 
     # SpecValid
     VALID = "Valid"
@@ -60,6 +60,8 @@ class Reason(StrEnum):
     SOURCE_FORBIDDEN = "SourceForbidden"
     DISK_FULL = "DiskFull"
     FETCH_FAILED = "FetchFailed"
+    ENGINE_ARGUMENT_INVALID = "EngineArgumentInvalid"
+    """The engine refuses its command line."""
     ENGINE_CRASH_LOOP = "EngineCrashLoop"
     ENGINE_OUT_OF_MEMORY = "EngineOutOfMemory"
     CONFIG_ERROR = "ConfigError"

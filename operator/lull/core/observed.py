@@ -20,7 +20,9 @@ class Observed:
     workloads: tuple[Manifest, ...] = ()
     """Deployments of apps/v1, one per pool."""
     pods: tuple[Manifest, ...] = ()
-    """Engine pods, also those that are going."""
+    """Engine pods, also those that are going; of a group of pods its leader."""
+    workers: tuple[Manifest, ...] = ()
+    """The other pods of groups: they serve no requests, and no replica is ready without them."""
     others: tuple[Manifest, ...] = ()
     """Service, NetworkPolicy, PodDisruptionBudget."""
     foreign: tuple[Manifest, ...] = ()
