@@ -307,7 +307,7 @@ def _mounted_secrets(spec: LLMDeploymentSpec) -> Iterator[str]:
 
 
 def _has_claim(spec: LLMDeploymentSpec) -> bool:
-    return spec.model.source.startswith("pvc://") or spec.model.cache.type is CacheType.PERSISTENT_VOLUME_CLAIM
+    return spec.model.source.startswith("pvc://") or spec.model.cache.type is CacheType.CLAIM
 
 
 def _container_troubles(container: Manifest, case: Case) -> Iterator[Trouble]:
@@ -404,9 +404,9 @@ def _advise_disk(spec: LLMDeploymentSpec | None) -> str:
         return ""
     cache = spec.model.cache
     match cache.type:
-        case CacheType.PERSISTENT_VOLUME_CLAIM if cache.claim_name is not None:
+        case CacheType.CLAIM if cache.claim_name is not None:
             return f'Enlarge PersistentVolumeClaim "{cache.claim_name}", or name another in spec.model.cache.claimName.'
-        case CacheType.PERSISTENT_VOLUME_CLAIM:
+        case CacheType.CLAIM:
             return "Raise spec.model.cache.size; the claim grows where its StorageClass allows it."
         case CacheType.HOST_PATH:
             return "Free space on the node, or choose a folder on a larger disk in spec.model.cache.path."
