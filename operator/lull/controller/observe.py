@@ -42,15 +42,12 @@ async def observe(kube: Kube, deployment: LLMDeployment, desired: tuple[Manifest
     children = [*labelled, *(namesake for namesake in namesakes if is_owned(namesake, deployment))]
     return Observed(
         workloads=tuple(child for child in children if child["kind"] == DEPLOYMENTS.kind),
-        pods=_of_component(pods, names.COMPONENT_ENGINE),
-        workers=_of_component(pods, names.COMPONENT_WORKER),
+        pods=tuple(
+            pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
+        ),
         others=tuple(child for child in children if child["kind"] != DEPLOYMENTS.kind),
         foreign=tuple(namesake for namesake in namesakes if not is_owned(namesake, deployment)),
     )
-
-
-def _of_component(pods: tuple[Manifest, ...], component: str) -> tuple[Manifest, ...]:
-    return tuple(pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == component)
 
 
 async def _list(kube: Kube, resource: Resource, deployment: LLMDeployment) -> tuple[Manifest, ...]:

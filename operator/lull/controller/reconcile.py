@@ -13,11 +13,8 @@ from lull.api.reasons import ConditionType, Reason
 from lull.controller.execute import Executor
 from lull.controller.observe import observe
 from lull.core.manifests import build
-from lull.core.nodes import check_nodes
 from lull.core.planning import plan
-from lull.core.remedies import REMEDIES
-from lull.core.status import Problem, summarize, summarize_unreadable
-from lull.core.troubles import find_due
+from lull.core.status import REMEDIES, summarize, summarize_unreadable
 from lull.doors import clock, metrics
 from lull.doors.kube import LLMDEPLOYMENTS, Refused
 
@@ -27,14 +24,14 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.core.manifests import BuildSettings
     from lull.core.observed import Observed
-    from lull.core.status import AdapterView, ScalingView
+    from lull.core.status import ScalingView
     from lull.doors.events import Recorder
     from lull.doors.kube import Kube
 
 log = structlog.get_logger(__name__)
 
-_SOON_SECONDS: Final = 15.0
-"""How soon to look again for what nobody tells us: a name that has become free, a node that has come."""
+_FOREIGN_SECONDS: Final = 15.0
+"""How soon to look again whether a name that is taken has become free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +41,6 @@ class Surroundings:
     find_conflict: Callable[[Key], str | None]
     """Why an LLMDeployment's names are another's."""
     view_scaling: Callable[[LLMDeployment], ScalingView]
-    view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
-    list_nodes: Callable[[], tuple[Manifest, ...] | None]
-    """None where nodes may not be read."""
-    nodes_autoscaled: bool
-    gateway_url: str
 
 
 class Reconciler:
@@ -86,36 +78,27 @@ class Reconciler:
         try:
             desired, problem = build(deployment, self._settings), None
         except InvalidSpec as error:
-            desired, problem = (), _problem(error)
-        around = self._surroundings
-        nodes = check_nodes(deployment, desired, around.list_nodes(), autoscaled=around.nodes_autoscaled)
-        if nodes.refusal is not None:
-            desired, problem = (), Problem(Reason.ACCELERATORS_EXCEED_NODES, nodes.refusal)
+            desired, problem = (), str(error)
         observed = await observe(self._kube, deployment, desired)
         if problem is None:
             problem = await self._follow_spec(deployment, desired, observed)
         status = summarize(
             deployment,
             observed,
-            scaling=around.view_scaling(deployment),
-            adapters=around.view_adapters(deployment),
-            nodes=nodes,
+            scaling=self._surroundings.view_scaling(deployment),
             problem=problem,
-            conflict=around.find_conflict(key),
-            gateway_url=around.gateway_url,
-            now=(now := clock.wall()),
+            conflict=self._surroundings.find_conflict(key),
+            now=clock.wall(),
         )
         if await self._write_status(key, manifest, status):
             self._report_troubles(deployment, status)
         metrics.READY_REPLICAS.labels(key.namespace, key.name).set(status["readyReplicas"])
-        # What is not ours tells nobody here when it comes or goes, and nor does time.
-        if observed.foreign or nodes.refusal is not None:
-            due = min(due, _SOON_SECONDS)
-        return min(due, find_due((*observed.pods, *observed.workers), now) or due)
+        # What is not ours tells nobody here when it goes.
+        return min(due, _FOREIGN_SECONDS) if observed.foreign else due
 
     async def _follow_spec(
         self, deployment: LLMDeployment, desired: tuple[Manifest, ...], observed: Observed
-    ) -> Problem | None:
+    ) -> str | None:
         """Write the children; why the spec cannot be followed, where it cannot."""
         try:
             await self._executor.execute(deployment.key, plan(desired, observed), observed)
@@ -123,7 +106,7 @@ class Reconciler:
             if error.status not in {400, 422}:
                 raise
             # The spec passed our checks and makes a child that Kubernetes does not take: only a change of it helps.
-            return Problem(Reason.INVALID_SPEC, f"Kubernetes refuses what the spec asks for: {error.message}")
+            return f"Kubernetes refuses what the spec asks for: {error.message}"
         return None
 
     async def _write_status(self, key: Key, manifest: Manifest, status: Manifest) -> bool:
@@ -138,29 +121,15 @@ class Reconciler:
         return True
 
     def _report_troubles(self, deployment: LLMDeployment, status: Manifest) -> None:
-        """Say in an Event what went wrong since the last status: once for each reason that it did not give."""
-        known = {condition.reason for condition in deployment.status.conditions}
-        if any(condition.observed_generation == deployment.generation for condition in deployment.status.conditions):
-            # Nodes come and go; that a pool lacks them is news when the spec is.
-            known.add(Reason.NO_MATCHING_NODE)
+        """Say in an Event what went wrong since the last status."""
+        known = {(condition.type, condition.reason) for condition in deployment.status.conditions}
         for condition in status["conditions"]:
             reason = Reason(condition["reason"])
-            if condition["type"] in _FIRST_HAND and reason in REMEDIES and reason not in known:
-                known.add(reason)
+            # The other conditions repeat what these three found.
+            first_hand = condition["type"] in {
+                ConditionType.SPEC_VALID,
+                ConditionType.WORKLOADS_READY,
+                ConditionType.SCALING_ACTIVE,
+            }
+            if first_hand and reason in REMEDIES and (condition["type"], reason.value) not in known:
                 self._recorder.record(deployment, reason, condition["message"], warning=True)
-
-
-_FIRST_HAND: Final = frozenset(
-    {
-        ConditionType.SPEC_VALID,
-        ConditionType.WORKLOADS_READY,
-        ConditionType.ADAPTERS_READY,
-        ConditionType.SPOT_AVAILABLE,
-        ConditionType.SCALING_ACTIVE,
-    }
-)
-"""The other conditions repeat what these found."""
-
-
-def _problem(error: InvalidSpec) -> Problem:
-    return Problem(getattr(error, "reason", Reason.INVALID_SPEC), str(error))
