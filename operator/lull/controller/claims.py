@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
-from lull.core.catalogue import build_catalogue
+from lull.core.catalogue import Catalogue, build_catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from lull.api.llmdeployment import Key
     from lull.doors.store import Store
+
+_GATHER_SECONDS: Final = 0.1
+"""How long changed claims are gathered: a thousand that come together are then judged a few times and not each."""
 
 
 class Claims:
@@ -20,13 +24,14 @@ class Claims:
         self._store = store
         self._enqueue = enqueue
         self._claims: dict[Key, tuple[str, ...]] = {}
-        self._conflicts: Mapping[Key, str] = {}
+        self._catalogue = Catalogue()
+        self._judging: asyncio.TimerHandle | None = None
 
     def find_conflict(self, key: Key) -> str | None:
-        return self._conflicts.get(key)
+        return self._catalogue.conflicts.get(key)
 
     def take(self, key: Key) -> None:
-        """Look at one LLMDeployment again; those whose conflict came, changed or went are reconciled."""
+        """Look at one LLMDeployment again, and soon judge all where its claim has changed."""
         deployment = self._store.find_deployment(key)
         claim = () if deployment is None or deployment.deleting else (deployment.uid, *deployment.served_names)
         if claim == self._claims.get(key, ()):
@@ -34,7 +39,15 @@ class Claims:
         self._claims.pop(key, None)
         if claim:
             self._claims[key] = claim
-        earlier, self._conflicts = self._conflicts, build_catalogue(self._store.list_deployments()).conflicts
-        for changed in earlier.keys() | self._conflicts.keys():
-            if earlier.get(changed) != self._conflicts.get(changed):
+        if self._judging is None:
+            self._judging = asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.judge)
+
+    def judge(self) -> None:
+        """Find who owns which names; those whose conflict came, changed or went are reconciled."""
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+        earlier, self._catalogue = self._catalogue, build_catalogue(self._store.list_deployments())
+        for changed in earlier.conflicts.keys() | self._catalogue.conflicts.keys():
+            if earlier.conflicts.get(changed) != self._catalogue.conflicts.get(changed):
                 self._enqueue(changed)
