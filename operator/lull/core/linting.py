@@ -142,9 +142,15 @@ def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
     spec = deployment.spec
     source = spec.model.source
     if source.startswith("hf://") and "@" not in source:
-        yield ("spec", "model", "source"), "names no revision: pods that start later may load other weights; add @<commit>"
+        yield (
+            ("spec", "model", "source"),
+            "names no revision: pods that start later may load other weights; add @<commit>",
+        )
     if source.startswith("oci://") and "@sha256:" not in source:
-        yield ("spec", "model", "source"), "names no digest: pods that start later may load other weights; add @sha256:…"
+        yield (
+            ("spec", "model", "source"),
+            "names no digest: pods that start later may load other weights; add @sha256:…",
+        )
     image = spec.engine.image
     if image is not None and "@" not in image and (image.endswith(":latest") or ":" not in image.rpartition("/")[2]):
         yield ("spec", "engine", "image"), "is no fixed version: pods that start later may run another vLLM; name a tag"
@@ -160,7 +166,11 @@ def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
             ("spec", "scaling", "target", "inFlight"),
             f"is more than engine.maxNumSeqs ({seqs}): requests wait inside the engine before another replica is added",
         )
-    if spec.model.cache.type is CacheType.EPHEMERAL and spec.scaling.max_replicas >= _MANY and source.startswith("hf://"):
+    if (
+        spec.model.cache.type is CacheType.EPHEMERAL
+        and spec.scaling.max_replicas >= _MANY
+        and source.startswith("hf://")
+    ):
         yield (
             ("spec", "model", "cache"),
             f"is Ephemeral: up to {spec.scaling.max_replicas} replicas fetch the weights from the hub each; "

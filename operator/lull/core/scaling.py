@@ -81,6 +81,8 @@ class Decision:
     reason: ScalingReason
     message: str
     history: History
+    floor: Floor | None = None
+    """The schedule that keeps more than minReplicas now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def decide(
         bounded = bounds.clamp(replicas.asked)
         message = f"{_arrow(replicas.asked, bounded)}: no gateway says what is asked for"
         known = _note(policy, known, Change(now, bounded - replicas.asked))
-        return Decision(bounded, ScalingReason.SIGNAL_MISSING, message, known)
+        return Decision(bounded, ScalingReason.SIGNAL_MISSING, message, known, bounds.floor)
 
     latest = max((at for at in (known.last_request_at, demand.last_request_at) if at is not None), default=None)
     known = replace(known, last_request_at=now if demand.is_any else latest)
@@ -152,7 +154,7 @@ def decide(
         reason = ScalingReason.LIMITED
         why = f"{_explain(policy, bounds, demand, reason)}; {_explain_pace(policy, wanted, chosen)}"
     message = f"{_arrow(replicas.asked, chosen)}: {why}; {replicas.ready} ready, {replicas.loading} loading"
-    return Decision(chosen, reason, message, known)
+    return Decision(chosen, reason, message, known, bounds.floor)
 
 
 def _obey(policy: Policy, manual: int, replicas: ReplicaCounts, history: History) -> Decision:
@@ -317,25 +319,26 @@ def _explain(policy: Policy, bounds: _Bounds, demand: Demand, reason: ScalingRea
     target = f"a target of {policy.target_queue} and {policy.target_in_flight} per replica"
     match reason:
         case ScalingReason.ACTIVATED:
-            return f"{load}, nothing running" if demand.is_any else "a request came and left, nothing running"
+            why = f"{load}, nothing running" if demand.is_any else "a request came and left, nothing running"
         case ScalingReason.QUEUE_ABOVE_TARGET | ScalingReason.IN_FLIGHT_ABOVE_TARGET:
-            return f"{load} over {target}"
+            why = f"{load} over {target}"
         case ScalingReason.LOAD_BELOW_TARGET:
-            return f"{load}, below {target} for {render_duration(policy.scale_down.window)}"
+            why = f"{load}, below {target} for {render_duration(policy.scale_down.window)}"
         case ScalingReason.IDLE:
-            return f"no request for {render_duration(policy.idle_after)}"
+            why = f"no request for {render_duration(policy.idle_after)}"
         case ScalingReason.AT_MAXIMUM:
-            return f"{load}; maxReplicas is {bounds.most}"
+            why = f"{load}; maxReplicas is {bounds.most}"
         case ScalingReason.POOLS_FULL:
-            return f"{load} for {target}; the pools hold {bounds.most} at most"
+            why = f"{load} for {target}; the pools hold {bounds.most} at most"
         case ScalingReason.AT_MINIMUM:
-            return f"{load}; minReplicas is {bounds.least}"
+            why = f"{load}; minReplicas is {bounds.least}"
         case ScalingReason.SCHEDULED if bounds.floor is not None:
-            return f'{load}; the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}) keeps {bounds.least}'
+            why = f'{load}; the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}) keeps {bounds.least}'
         case ScalingReason.SIGNAL_MISSING:
-            return f"{load}, but not every gateway was heard"
+            why = f"{load}, but not every gateway was heard"
         case _:
-            return f"{load} for {target}"
+            why = f"{load} for {target}"
+    return why
 
 
 def _explain_pace(policy: Policy, wanted: int, chosen: int) -> str:
