@@ -54,7 +54,9 @@ NAME_RULE: Final = (
     "start with a letter and end with a letter or digit"
 )
 
-_MAX_NAME: Final = 52  # its ReplicaSets add "-<10 hex>", and 63 characters are what fits into a label
+# What is made from it adds up to 15 characters ("-<group>-<10 hex>" in a revision of a group's workers), and 63 are what
+# fits into a label.
+_MAX_NAME: Final = 48
 
 
 def child(deployment: str, *parts: str) -> str:

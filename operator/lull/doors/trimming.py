@@ -16,7 +16,7 @@ _SCALED: Final = frozenset({DEPLOYMENTS.kind, LEADER_WORKER_SETS.kind})
 _WITH_STATUS: Final = _SCALED | {LLMDEPLOYMENTS.kind, PERSISTENT_VOLUME_CLAIMS.kind}
 _MANAGER: Final = ("manager", "operation", "subresource")
 _POD_SPEC: Final = ("nodeName", "nodeSelector", "priorityClassName", "schedulingGates", "tolerations")
-_CONTAINER: Final = ("name", "image", "resources", "restartPolicy")
+_CONTAINER: Final = ("name", "image", "ports", "resources", "restartPolicy")
 _NODE_METADATA: Final = ("name", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels")
 _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONTAINER_ENGINE: Final = "engine"
 CONTAINER_FETCH: Final = "fetch"
 
-_PRE_STOP_SECONDS: Final = 3
+PRE_STOP_SECONDS: Final = 3
 """Between a pod's deletion and SIGTERM: gateways see the deletion and pick other endpoints."""
 _TEARDOWN_SECONDS: Final = 15
 """What vLLM needs to end its processes after the last request."""
@@ -74,7 +74,7 @@ def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, set
             "automountServiceAccountToken": False,
             # A Service named `vllm` would otherwise set VLLM_PORT in every pod of its namespace.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": _PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
+            "terminationGracePeriodSeconds": PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": _USER,
@@ -130,7 +130,7 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
             "timeoutSeconds": 10,
             "failureThreshold": 30,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP_SECONDS}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "securityContext": _build_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
