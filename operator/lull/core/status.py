@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Final, Literal
 from lull.api import names
 from lull.api.quantities import render_duration
 from lull.api.reasons import ConditionType, Reason
-from lull.api.status import ColdStart, Condition, DecisionRecord, LLMDeploymentStatus, PoolStatus
+from lull.api.status import (
+    AdapterState,
+    AdapterStatus,
+    ColdStart,
+    Condition,
+    DecisionRecord,
+    LLMDeploymentStatus,
+    PoolStatus,
+)
 from lull.api.timestamps import parse_timestamp, render_timestamp
 from lull.core.manifests import find_revision
 from lull.core.manifests.pods import CONTAINER_ENGINE, CONTAINER_FETCH
@@ -89,6 +97,16 @@ class ScalingView:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterView:
+    """How far one adapter is, as the engines say."""
+
+    name: str
+    state: AdapterState
+    ready_replicas: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Verdict:
     """One condition before it is dated."""
 
@@ -116,6 +134,7 @@ def summarize(
     observed: Observed,
     *,
     scaling: ScalingView,
+    adapters: tuple[AdapterView, ...] = (),
     problem: str | None,
     conflict: str | None,
     now: float,
@@ -137,6 +156,7 @@ def summarize(
         summary=f"{counts.ready}/{counts.desired}",
         served_names=list(deployment.served_names),
         pools=_count_pools(deployment.spec, observed, counts),
+        adapters=_list_adapters(deployment, adapters),
         cold_start=_measure_cold_start(previous, observed),
         decisions=list(scaling.decisions),
         conditions=[_date(verdict, deployment, now) for verdict in (*verdicts, _judge_scaling(scaling))],
@@ -240,6 +260,18 @@ def _count_pools(spec: LLMDeploymentSpec, observed: Observed, counts: _Counts) -
             desired_replicas=counts.desired if len(pools) == 1 else asked.get(pool.name, 0),
         )
         for pool in pools
+    ]
+
+
+def _list_adapters(deployment: LLMDeployment, views: tuple[AdapterView, ...]) -> list[AdapterStatus]:
+    """Each adapter of the spec, in its order; one that nobody has looked at yet is pending."""
+    known = {view.name: view for view in views}
+    unseen = (AdapterView(name, AdapterState.PENDING, 0, "") for name in deployment.adapter_names if name not in known)
+    known |= {view.name: view for view in unseen}
+    return [
+        AdapterStatus(name=name, state=view.state, ready_replicas=view.ready_replicas, message=view.message)
+        for name in deployment.adapter_names
+        for view in (known[name],)
     ]
 
 

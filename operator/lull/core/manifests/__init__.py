@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lull.api import names
-from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest, owner_reference
+from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest
+from lull.core.manifests.metadata import build_metadata, canonical, freeze
 from lull.core.manifests.pods import BuildSettings, build_template, common_labels, pool_labels
 
 if TYPE_CHECKING:
-    from lull.api.spec import PoolSpec
+    from lull.api.placement import PoolSpec
 
 __all__ = ["BuildSettings", "build", "find_revision"]
-
-_TEMPLATE_LIMIT: Final = 192 * 1024
-"""Bytes of a rendered template: it is kept in an annotation, and all annotations together may have 256 KiB."""
 
 
 def build(deployment: LLMDeployment, settings: BuildSettings) -> tuple[Manifest, ...]:
@@ -50,30 +47,24 @@ def find_revision(deployment: LLMDeployment, pool: PoolSpec) -> str:
     }
     inputs = {
         **parts,
-        "image": spec.engine.image,
+        "image": deployment.engine_image,
         "pool": pool.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "drain": spec.rollout.drain,
         "names": [deployment.key.name, *deployment.served_names],
     }
-    return sha256(_canonical(inputs).encode()).hexdigest()[:10]
+    return sha256(canonical(inputs).encode()).hexdigest()[:10]
 
 
 def _build_workload(deployment: LLMDeployment, pool: PoolSpec, settings: BuildSettings) -> Manifest:
     revision = find_revision(deployment, pool)
     template = build_template(deployment, pool, revision, settings)
-    rendered = _canonical(template)
-    if len(rendered.encode()) > _TEMPLATE_LIMIT:
-        raise InvalidSpec(
-            f"spec.engine: extraArgs and env are too long together: the pod takes {len(rendered.encode()) // 1024} KiB, "
-            f"at most {_TEMPLATE_LIMIT // 1024} KiB fit; put long values into a file of the image"
-        )
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            **_metadata(deployment, names.child(deployment.key.name, pool.name)),
+            **build_metadata(deployment, names.child(deployment.key.name, pool.name)),
             "labels": {**common_labels(deployment), **pool_labels(deployment, pool)},
-            "annotations": {names.LABEL_REVISION: revision, names.ANNOTATION_TEMPLATE: rendered},
+            "annotations": {names.LABEL_REVISION: revision, names.ANNOTATION_TEMPLATE: freeze(template)},
         },
         "spec": {
             "revisionHistoryLimit": 2,
@@ -89,7 +80,7 @@ def _build_service(deployment: LLMDeployment) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(deployment, names.child(deployment.key.name, "engine")),
+        "metadata": build_metadata(deployment, names.child(deployment.key.name, "engine")),
         "spec": {
             "clusterIP": "None",
             "selector": names.engine_labels(deployment.key.name),
@@ -102,7 +93,7 @@ def _build_disruption_budget(deployment: LLMDeployment) -> Manifest:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _metadata(deployment, names.child(deployment.key.name, "engine")),
+        "metadata": build_metadata(deployment, names.child(deployment.key.name, "engine")),
         "spec": {
             # One at a time, never none: a budget that forbids the last one would block the drain of a node for ever,
             # and the gateway holds requests meanwhile.
@@ -117,7 +108,7 @@ def _build_network_policy(deployment: LLMDeployment, settings: BuildSettings) ->
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": _metadata(deployment, names.child(deployment.key.name, "engine")),
+        "metadata": build_metadata(deployment, names.child(deployment.key.name, "engine")),
         "spec": {
             "podSelector": {"matchLabels": names.engine_labels(deployment.key.name)},
             "policyTypes": ["Ingress"],
@@ -140,17 +131,3 @@ def _build_network_policy(deployment: LLMDeployment, settings: BuildSettings) ->
             ],
         },
     }
-
-
-def _metadata(deployment: LLMDeployment, name: str) -> Manifest:
-    return {
-        "name": name,
-        "namespace": deployment.key.namespace,
-        "labels": common_labels(deployment),
-        # What was read from a file has no uid yet; a reference to nothing would have its bearer collected as garbage.
-        **({"ownerReferences": [owner_reference(deployment)]} if deployment.uid else {}),
-    }
-
-
-def _canonical(value: Manifest) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

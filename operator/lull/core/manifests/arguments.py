@@ -10,7 +10,7 @@ from lull.api.names import PORT_ENGINE
 from lull.api.quantities import parse_duration
 
 if TYPE_CHECKING:
-    from lull.api.spec import EngineSpec
+    from lull.api.engine import EngineSpec
     from lull.core.manifests.sources import Source
 
 HOME: Final = "/home/vllm"

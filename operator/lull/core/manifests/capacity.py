@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lull.api.compute import Vendor
 from lull.api.names import LABEL_CAPACITY_TYPE
-from lull.api.spec import CapacityType, Vendor
+from lull.api.placement import CapacityType
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import Manifest

@@ -7,8 +7,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
+from lull.api.compute import Vendor
+from lull.api.placement import CapacityType, PoolSpec
 from lull.api.quantities import parse_duration
-from lull.api.spec import CapacityType, PoolSpec, Vendor
 from lull.core.manifests.arguments import HOME, STARTUP_SECONDS, build_arguments, build_environment
 from lull.core.manifests.capacity import build_affinity, build_tolerations
 from lull.core.manifests.sources import FETCHED_PATH, MODELS_PATH, Source, SourceType, parse_source
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CONTAINER_ENGINE: Final = "engine"
 CONTAINER_FETCH: Final = "fetch"
 
-_PRE_STOP_SECONDS: Final = 3
+PRE_STOP_SECONDS: Final = 3
 """Between a pod's deletion and SIGTERM: gateways see the deletion and pick other endpoints."""
 _TEARDOWN_SECONDS: Final = 15
 """What vLLM needs to end its processes after the last request."""
@@ -73,7 +74,7 @@ def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, set
             "automountServiceAccountToken": False,
             # A Service named `vllm` would otherwise set VLLM_PORT in every pod of its namespace.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": _PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
+            "terminationGracePeriodSeconds": PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": _USER,
@@ -104,7 +105,7 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
     spec = deployment.spec
     return {
         "name": CONTAINER_ENGINE,
-        "image": spec.engine.image,
+        "image": deployment.engine_image,
         "args": build_arguments(deployment, source),
         "env": build_environment(spec.engine),
         "ports": [{"name": "http", "containerPort": names.PORT_ENGINE, "protocol": "TCP"}],
@@ -129,7 +130,7 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
             "timeoutSeconds": 10,
             "failureThreshold": 30,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP_SECONDS}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "securityContext": _build_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
