@@ -122,7 +122,9 @@ def test_what_not_everybody_needs_is_a_warning(change: dict[str, Any], subject: 
 
 @pytest.mark.parametrize("field", ["server", "workloads", "nodes", "prometheus"])
 def test_what_may_not_be_read_is_a_warning(field: str) -> None:
-    found = diagnose(replace(HEALTHY, **{field: None}), NOW)
+    unread: dict[str, Any] = {field: None}
+
+    found = diagnose(replace(HEALTHY, **unread), NOW)
 
     assert Verdict.FAIL not in {one.verdict for one in found}
     assert any(one.verdict is Verdict.WARN and "could not be read" in one.message for one in found)
@@ -130,7 +132,9 @@ def test_what_may_not_be_read_is_a_warning(field: str) -> None:
 
 @pytest.mark.parametrize("field", ["leases", "access", "storage_classes"])
 def test_what_may_not_be_read_and_is_no_news_is_left_out(field: str) -> None:
-    assert {one.verdict for one in diagnose(replace(HEALTHY, **{field: None}), NOW)} == {Verdict.OK}
+    unread: dict[str, Any] = {field: None}
+
+    assert {one.verdict for one in diagnose(replace(HEALTHY, **unread), NOW)} == {Verdict.OK}
 
 
 def test_counts_accelerators_by_product() -> None:
