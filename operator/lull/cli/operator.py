@@ -24,6 +24,7 @@ from lull.doors.events import Recorder
 from lull.doors.kube import LLMDEPLOYMENTS, Kube, Refused, Transient, backoff
 from lull.doors.lease import Lease, LeaseName
 from lull.doors.store import Store
+from lull.residence.loop import Residence
 from lull.settings import OperatorSettings
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class App:
     decisions: KeyedQueue
     reconciler: Reconciler
     reconciles: KeyedQueue
+    residence: Residence
+    placements: KeyedQueue
 
 
 def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
@@ -69,6 +72,8 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         on_decision=reconciles.add,
     )
     claims = Claims(store, reconciles.add)
+    residence = Residence(client, store=store, find_conflicts=claims.find_adapter_conflicts, on_change=reconciles.add)
+    placements = KeyedQueue("adapters")
     reconciler = Reconciler(
         connection,
         settings=BuildSettings(
@@ -77,13 +82,18 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
             hub_endpoint=settings.hub_endpoint,
             lull_namespace=settings.namespace,
         ),
-        surroundings=Surroundings(find_conflict=claims.find_conflict, view_scaling=autoscaler.view),
+        surroundings=Surroundings(
+            find_conflict=claims.find_conflict, view_scaling=autoscaler.view, view_adapters=residence.view
+        ),
         recorder=recorder,
         resync_seconds=settings.resync_seconds,
     )
     store.listen(claims.take)
     store.listen(decisions.add)
-    return App(connection, store, recorder, collector, autoscaler, decisions, reconciler, reconciles)
+    store.listen(lambda key: placements.add(key) if residence.concerns(key) else None)
+    return App(
+        connection, store, recorder, collector, autoscaler, decisions, reconciler, reconciles, residence, placements
+    )
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -130,6 +140,7 @@ async def _lead(
     # Conflicts and replica counts are known only when everything was seen once.
     await app.store.wait_synced()
     group.create_task(app.decisions.run(app.autoscaler.scale, workers=settings.workers, on_alive=health.beat))
+    group.create_task(app.placements.run(app.residence.settle, workers=settings.workers, on_alive=health.beat))
     group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=settings.workers, on_alive=health.beat))
     await _wait_installed(app.kube, settings.scope)
     started = asyncio.Event()

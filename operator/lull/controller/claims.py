@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lull.core.catalogue import build_catalogue
+from lull.core.catalogue import Catalogue, build_catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,21 +20,33 @@ class Claims:
         self._store = store
         self._enqueue = enqueue
         self._claims: dict[Key, tuple[str, ...]] = {}
-        self._conflicts: Mapping[Key, str] = {}
+        self._catalogue = Catalogue()
 
     def find_conflict(self, key: Key) -> str | None:
-        return self._conflicts.get(key)
+        return self._catalogue.conflicts.get(key)
+
+    def find_adapter_conflicts(self, key: Key) -> Mapping[str, str]:
+        """Adapters whose names are another's, and why."""
+        return self._catalogue.adapter_conflicts.get(key, {})
 
     def take(self, key: Key) -> None:
         """Look at one LLMDeployment again; those whose conflict came, changed or went are reconciled."""
         deployment = self._store.find_deployment(key)
-        claim = () if deployment is None or deployment.deleting else (deployment.uid, *deployment.served_names)
+        claim = (
+            ()
+            if deployment is None or deployment.deleting
+            else (deployment.uid, *deployment.served_names, "", *deployment.adapter_names)
+        )
         if claim == self._claims.get(key, ()):
             return
         self._claims.pop(key, None)
         if claim:
             self._claims[key] = claim
-        earlier, self._conflicts = self._conflicts, build_catalogue(self._store.list_deployments()).conflicts
-        for changed in earlier.keys() | self._conflicts.keys():
-            if earlier.get(changed) != self._conflicts.get(changed):
-                self._enqueue(changed)
+        earlier, self._catalogue = self._catalogue, build_catalogue(self._store.list_deployments())
+        for before, after in (
+            (earlier.conflicts, self._catalogue.conflicts),
+            (earlier.adapter_conflicts, self._catalogue.adapter_conflicts),
+        ):
+            for changed in before.keys() | after.keys():
+                if before.get(changed) != after.get(changed):
+                    self._enqueue(changed)

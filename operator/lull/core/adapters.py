@@ -108,6 +108,10 @@ class Shelved:
     state: ShelfState
     message: str = ""
 
+    @property
+    def is_coming(self) -> bool:
+        return self.state is ShelfState.FETCHING
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
