@@ -71,8 +71,8 @@ async def _carry_out(http: Http, replica: Replica, move: Move) -> Answer:
             return await _tell(http, "DELETE", f"{replica.shelves[shelf]}/adapters/{identity}", {})
         case Unload(name):
             return await _tell(http, "POST", f"{replica.engine}/v1/unload_lora_adapter", {"lora_name": name})
-        case Load(adapter, in_place):
-            load = {"lora_name": adapter.name, "lora_path": adapter.path}
+        case Load(adapter, path, in_place):
+            load = {"lora_name": adapter.name, "lora_path": path}
             anew = {"load_inplace": True} if in_place else {}
             return await _tell(http, "POST", f"{replica.engine}/v1/load_lora_adapter", {**load, **anew})
 
