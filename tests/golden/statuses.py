@@ -13,8 +13,7 @@ from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
 from lull.cli.yamls import render_yaml
 from lull.core.observed import Observed
-from lull.core.nodes import check_nodes
-from lull.core.status import AdapterView, Problem, ScalingView, summarize
+from lull.core.status import ScalingView, summarize
 from tests.manifests import manifest, stored
 
 STATUSES: Final = sorted(path.parent for path in (Path(__file__).parent / "status").glob("*/observed.yaml"))

@@ -49,7 +49,7 @@ class GatewayMetrics:
             "lull_gateway_adapter_requests",
             "Requests for an adapter, by the status they ended with; they count in lull_gateway_requests too.",
             (*_OF_DEPLOYMENT, "adapter", "code"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self.held_seconds = Histogram(
             "lull_gateway_hold_seconds",

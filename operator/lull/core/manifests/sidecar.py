@@ -58,11 +58,7 @@ def build_adapter_volumes(deployment: LLMDeployment) -> list[Manifest]:
     secret = _secret_name(deployment)
     return [
         {"name": _VOLUME, "emptyDir": {}},
-        *(
-            [{"name": _CREDENTIALS_VOLUME, "secret": build_secret(secret)}]
-            if secret is not None
-            else []
-        ),
+        *([{"name": _CREDENTIALS_VOLUME, "secret": build_secret(secret)}] if secret is not None else []),
     ]
 
 
