@@ -30,7 +30,7 @@ class ConditionType(StrEnum):
 
 @unique
 class Reason(StrEnum):
-    """Why a condition has its status; `REMEDIES` in core.status holds what to do about each that needs doing."""
+    """Why a condition has its status; `REMEDIES` in core.remedies holds what to do about each that needs doing."""
 
     # SpecValid
     VALID = "Valid"
@@ -44,6 +44,7 @@ class Reason(StrEnum):
     INCOMPATIBLE_MODEL = "IncompatibleModel"
     """The model's config.json contradicts the spec."""
     LEADER_WORKER_SET_MISSING = "LeaderWorkerSetMissing"
+    """A replica spans nodes, and the cluster serves no LeaderWorkerSets."""
     ACCELERATORS_EXCEED_NODES = "AcceleratorsExceedNodes"
     """A pod asks for more accelerators than any node of the cluster has."""
     NO_MATCHING_NODE = "NoMatchingNode"
@@ -91,6 +92,8 @@ class Reason(StrEnum):
     """The weights do not fit into the cache."""
     FETCH_FAILED = "FetchFailed"
     """The weights could not be fetched, for another reason; it is tried again."""
+    ENGINE_ARGUMENT_INVALID = "EngineArgumentInvalid"
+    """vLLM refuses its command line."""
     ENGINE_CRASH_LOOP = "EngineCrashLoop"
     """vLLM ends again and again; the message has its last words."""
     ENGINE_OUT_OF_MEMORY = "EngineOutOfMemory"

@@ -40,10 +40,7 @@ class Executor:
         self._applied: dict[Key, dict[Identity, tuple[str, str]]] = {}
 
     async def execute(self, key: Key, plan: Plan, observed: Observed) -> bool:
-        """Carry a plan out; whether that changed anything.
-
-        NameTaken leaves no new child behind, so that nothing stays half-built.
-        """
+        """Carry a plan out; whether that changed anything. NameTaken leaves no new child, thus nothing half-built."""
         has_changed = bool(plan.delete)
         looks = {identify(child): _look(child) for child in (*observed.workloads, *observed.others)}
         applied = self._applied.setdefault(key, {})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.core.manifests import BuildSettings
     from lull.core.observed import Observed
-    from lull.core.status import ScalingView
+    from lull.core.status import AdapterView, ScalingView
     from lull.doors.events import Recorder
     from lull.doors.kube import Kube
     from lull.doors.store import Store
@@ -44,6 +44,7 @@ class Surroundings:
     find_conflict: Callable[[Key], str | None]
     """Why an LLMDeployment's names are another's."""
     view_scaling: Callable[[LLMDeployment], ScalingView]
+    view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
 
 
 class Reconciler:
@@ -126,6 +127,7 @@ class Reconciler:
             deployment,
             observed,
             scaling=self._surroundings.view_scaling(deployment),
+            adapters=self._surroundings.view_adapters(deployment),
             problem=problem,
             conflict=self._surroundings.find_conflict(key),
             now=clock.wall(),
