@@ -86,9 +86,17 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
             image_pull_policy=settings.image_pull_policy,
             hub_endpoint=settings.hub_endpoint,
             lull_namespace=settings.namespace,
+            s3_endpoint=settings.s3_endpoint,
+            gs_endpoint=settings.gs_endpoint,
+            oci_plain_http=settings.oci_plain_http,
+            pass_labels=settings.passed_labels,
         ),
         surroundings=Surroundings(
-            find_conflict=claims.find_conflict, view_scaling=autoscaler.view, view_adapters=residence.view
+            find_conflict=claims.find_conflict,
+            view_scaling=autoscaler.view,
+            view_adapters=residence.view,
+            nodes_autoscaled=settings.nodes_autoscaled,
+            gateway_url=settings.gateway_url,
         ),
         recorder=recorder,
         resync_seconds=settings.resync_seconds,

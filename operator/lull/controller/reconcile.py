@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -13,16 +13,20 @@ from lull.api.reasons import ConditionType, Reason
 from lull.controller.execute import Executor, NameTaken
 from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
+from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.planning import plan
+from lull.core.rollout import choose_strategies, find_next_look
 from lull.core.status import REMEDIES, summarize, summarize_unreadable
+from lull.core.views import Problem
 from lull.doors import clock, metrics
-from lull.doors.kube import LLMDEPLOYMENTS, Refused
+from lull.doors.kube import LEADER_WORKER_SETS, LLMDEPLOYMENTS, NODES, POD_MONITORS, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.core.manifests import BuildSettings
+    from lull.core.nodes import NodeCheck
     from lull.core.observed import Observed
     from lull.core.status import AdapterView, ScalingView
     from lull.doors.events import Recorder
@@ -33,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _FOREIGN_SECONDS: Final = 15.0
 """How soon to look again whether a name that is taken has become free."""
+_NODES_SECONDS: Final = 30.0
+"""How soon to look again whether there is a node for what no node could take."""
 _WRITTEN_SECONDS: Final = 0.25
 """How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
@@ -45,6 +51,10 @@ class Surroundings:
     """Why an LLMDeployment's names are another's."""
     view_scaling: Callable[[LLMDeployment], ScalingView]
     view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
+    nodes_autoscaled: bool
+    """Whether nodes may be added, so that those which are there do not show what can run."""
+    gateway_url: str
+    """Where clients send requests, for status to say."""
 
 
 class Reconciler:
@@ -84,31 +94,53 @@ class Reconciler:
         except InvalidSpec as error:
             await self._write_status(key, manifest, summarize_unreadable(manifest, str(error), now=clock.wall()))
             return due
+        nodes, problem = UNCHECKED, None
         try:
-            desired = build(deployment, self._settings)
+            desired = build(deployment, self._build_settings())
+            nodes = self._check_nodes(deployment, desired)
             observed, has_changed = await self._follow_spec(deployment, desired)
             if has_changed:
                 return _WRITTEN_SECONDS
-            problem = None
         except InvalidSpec as error:
-            observed, problem = snapshot(self._store, deployment), str(error)
+            observed, problem = snapshot(self._store, deployment), Problem(error.reason, str(error))
         except Refused as error:
             if error.status not in {400, 422}:
                 raise
             # The spec passed our checks and makes a child that Kubernetes does not take: only a change of it helps.
-            observed = snapshot(self._store, deployment)
-            problem = f"Kubernetes refuses what the spec asks for: {error.message}"
-        await self._report(deployment, manifest, observed, problem)
-        # What is not ours tells nobody here when it goes.
-        return min(due, _FOREIGN_SECONDS) if observed.foreign else due
+            message = f"Kubernetes refuses what the spec asks for: {error.message}"
+            observed, problem = snapshot(self._store, deployment), Problem(Reason.INVALID_SPEC, message)
+        await self._report(deployment, manifest, observed, nodes=nodes, problem=problem)
+        if nodes.warnings or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
+            due = min(due, _NODES_SECONDS)
+        if observed.foreign:
+            # What is not ours tells nobody here when it goes.
+            due = min(due, _FOREIGN_SECONDS)
+        patience = find_next_look(deployment, observed, now=clock.wall())
+        return due if patience is None else min(due, patience)
+
+    def _build_settings(self) -> BuildSettings:
+        return replace(
+            self._settings,
+            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
+            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
+        )
+
+    def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
+        """What the nodes are to the pods that are desired; InvalidSpec where none can ever take one."""
+        nodes = self._store.list_nodes() if self._store.serves(NODES.kind) else None
+        check = check_nodes(deployment, desired, nodes, autoscaled=self._surroundings.nodes_autoscaled)
+        if check.refusal is not None:
+            raise InvalidSpec(check.refusal, Reason.ACCELERATORS_EXCEED_NODES)
+        return check
 
     async def _follow_spec(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> tuple[Observed, bool]:
         """Write the children; what was observed before, and whether anything was changed."""
         key = deployment.key
         is_wary = key in self._wary
         observed = await observe(self._kube, self._store, deployment, desired, is_wary=is_wary)
+        strategies = choose_strategies(deployment, observed, now=clock.wall())
         try:
-            has_changed = await self._executor.execute(key, plan(desired, observed), observed)
+            has_changed = await self._executor.execute(key, plan(desired, observed, strategies), observed)
         except NameTaken:
             self._wary.add(key)
             if is_wary:
@@ -119,7 +151,13 @@ class Reconciler:
         return observed, has_changed
 
     async def _report(
-        self, deployment: LLMDeployment, manifest: Manifest, observed: Observed, problem: str | None
+        self,
+        deployment: LLMDeployment,
+        manifest: Manifest,
+        observed: Observed,
+        *,
+        nodes: NodeCheck,
+        problem: Problem | None,
     ) -> None:
         """Say in status what is there."""
         key = deployment.key
@@ -128,8 +166,10 @@ class Reconciler:
             observed,
             scaling=self._surroundings.view_scaling(deployment),
             adapters=self._surroundings.view_adapters(deployment),
+            nodes=nodes,
             problem=problem,
             conflict=self._surroundings.find_conflict(key),
+            gateway_url=self._surroundings.gateway_url,
             now=clock.wall(),
         )
         if await self._write_status(key, manifest, status):
