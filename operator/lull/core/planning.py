@@ -114,7 +114,9 @@ def _follow_claim(manifest: Manifest, observed: Manifest) -> Manifest:
     there, wanted = observed["spec"], manifest["spec"]
     annotations = observed["metadata"].get("annotations") or {}
     is_chosen = names.ANNOTATION_STORAGE_CLASS in annotations
-    size = max(there["resources"]["requests"]["storage"], wanted["resources"]["requests"]["storage"], key=parse_quantity)
+    size = max(
+        there["resources"]["requests"]["storage"], wanted["resources"]["requests"]["storage"], key=parse_quantity
+    )
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "annotations"}
     return {
         **manifest,

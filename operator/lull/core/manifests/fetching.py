@@ -58,17 +58,15 @@ def build_lull_container(settings: BuildSettings) -> Manifest:
     }
 
 
-def _build_fetcher(
-    name: str, source: str, folder: str, deployment: LLMDeployment, settings: BuildSettings
-) -> Manifest:
+def _build_fetcher(name: str, source: str, folder: str, deployment: LLMDeployment, settings: BuildSettings) -> Manifest:
     spec = deployment.spec
     secret = spec.model.secret_name
     is_there = source.startswith(f"{SourceType.CLAIM.value}://")
     is_apart = folder.startswith(DRAFT_PATH)
     common = build_lull_container(settings)
     return {
-        **common,
         "name": name,
+        **common,
         "args": [
             "fetch",
             source,
@@ -83,11 +81,7 @@ def _build_fetcher(
             {"name": "draft", "mountPath": DRAFT_PATH}
             if is_apart
             else {"name": "models", "mountPath": MODELS_PATH, **({"readOnly": True} if is_there else {})},
-            *(
-                [{"name": "credentials", "mountPath": CREDENTIALS_PATH, "readOnly": True}]
-                if secret is not None
-                else []
-            ),
+            *([{"name": "credentials", "mountPath": CREDENTIALS_PATH, "readOnly": True}] if secret is not None else []),
         ],
     }
 
