@@ -20,9 +20,9 @@ class Observed:
     workloads: tuple[Manifest, ...] = ()
     """Deployments, or LeaderWorkerSets where a replica spans nodes: one per pool."""
     pods: tuple[Manifest, ...] = ()
-    """Engine pods, also those that are going: one for each replica."""
+    """Engine pods, also those that are going; of a group of pods its leader."""
     workers: tuple[Manifest, ...] = ()
-    """The other pods of replicas that span nodes."""
+    """The other pods of groups: they serve no requests, and no replica is ready without them."""
     others: tuple[Manifest, ...] = ()
     """Service, NetworkPolicy, PodDisruptionBudget, PersistentVolumeClaim, PodMonitor."""
     foreign: tuple[Manifest, ...] = ()
