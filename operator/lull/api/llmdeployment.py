@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from lull.api import names
+from lull.api.reasons import Reason
 from lull.api.spec import ENGINE_IMAGES, LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
 
@@ -21,6 +22,10 @@ ADAPTER_NAME_RULE: Final = (
 
 class InvalidSpec(ValueError):  # noqa: N818  reads as what it says of the object
     """The object cannot work as written; the message says what to change. Retrying does not help."""
+
+    def __init__(self, message: str, reason: Reason = Reason.INVALID_SPEC) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, order=True)

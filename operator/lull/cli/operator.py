@@ -82,7 +82,12 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
             hub_endpoint=settings.hub_endpoint,
             lull_namespace=settings.namespace,
         ),
-        surroundings=Surroundings(find_conflict=claims.find_conflict, view_scaling=autoscaler.view),
+        surroundings=Surroundings(
+            find_conflict=claims.find_conflict,
+            view_scaling=autoscaler.view,
+            nodes_autoscaled=settings.nodes_autoscaled,
+            gateway_url=settings.gateway_url,
+        ),
         recorder=recorder,
         resync_seconds=settings.resync_seconds,
     )

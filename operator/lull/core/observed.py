@@ -28,6 +28,11 @@ class Observed:
     foreign: tuple[Manifest, ...] = ()
     """Objects that bear the name of a child and belong to somebody else."""
 
+    @property
+    def members(self) -> tuple[Manifest, ...]:
+        """Every pod of every replica."""
+        return (*self.pods, *self.workers)
+
 
 def is_owned(manifest: Manifest, deployment: LLMDeployment) -> bool:
     """Label alone is a claim that anybody can make; the controller reference with this very uid is not."""
