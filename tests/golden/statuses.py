@@ -7,12 +7,13 @@ from typing import Final
 
 import yaml
 
-from lull.api.llmdeployment import Manifest
+from lull.api import names
+from lull.api.llmdeployment import LLMDeployment, Manifest
 from lull.api.reasons import Reason
 from lull.api.status import AdapterState, DecisionRecord
 from lull.api.timestamps import parse_timestamp
 from lull.cli.yamls import render_yaml
-from lull.core.manifests import build
+from lull.core.manifests import build, find_revision
 from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.observed import Observed
 from lull.core.status import AdapterView, Problem, ScalingView, summarize
@@ -37,7 +38,7 @@ def look(case: Path, *, status: Manifest | None = None) -> Manifest:
         deployment,
         Observed(
             workloads=tuple(given.get("workloads", ())),
-            pods=tuple(given.get("pods", ())),
+            pods=tuple(_date_revision(pod, deployment) for pod in given.get("pods", ())),
             workers=tuple(given.get("workers", ())),
             others=tuple(given.get("others", ())),
             foreign=tuple(given.get("foreign", ())),
@@ -57,6 +58,16 @@ def look(case: Path, *, status: Manifest | None = None) -> Manifest:
         gateway_url="http://lull-gateway.lull-system.svc/v1",
         now=parse_timestamp(given["now"]),
     )
+
+
+def _date_revision(pod: Manifest, deployment: LLMDeployment) -> Manifest:
+    """Let a pod that says `current` bear the revision that its pool has now."""
+    labels = pod["metadata"]["labels"]
+    if labels.get(names.LABEL_REVISION) != "current":
+        return pod
+    pool = next(pool for pool in deployment.spec.placement.pools if pool.name == labels[names.LABEL_POOL])
+    current = {**labels, names.LABEL_REVISION: find_revision(deployment, pool)}
+    return {**pod, "metadata": {**pod["metadata"], "labels": current}}
 
 
 def _read_adapter(given: Manifest) -> AdapterView:

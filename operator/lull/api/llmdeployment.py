@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -11,6 +11,9 @@ from lull.api import names
 from lull.api.reasons import Reason
 from lull.api.spec import ENGINE_IMAGES, LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON: the only untyped value that travels past a `parse_*`."""
@@ -49,6 +52,8 @@ class LLMDeployment:
     deleting: bool
     spec: LLMDeploymentSpec
     status: LLMDeploymentStatus
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Those that its author put on the object."""
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -95,6 +100,7 @@ def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
         deleting="deletionTimestamp" in metadata,
         spec=spec,
         status=status,
+        labels=metadata.get("labels") or {},
     )
 
 

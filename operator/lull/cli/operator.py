@@ -24,6 +24,7 @@ from lull.doors.admin import Health
 from lull.doors.events import Recorder
 from lull.doors.lease import Lease, LeaseName
 from lull.doors.store import Store
+from lull.residence.loop import Residence
 from lull.settings import OperatorSettings
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class App:
     decisions: KeyedQueue
     reconciler: Reconciler
     reconciles: KeyedQueue
+    residence: Residence
+    placements: KeyedQueue
 
 
 def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
@@ -73,6 +76,8 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         on_decision=reconciles.add,
     )
     claims = Claims(store, reconciles.add)
+    residence = Residence(client, store=store, find_conflicts=claims.find_adapter_conflicts, on_change=reconciles.add)
+    placements = KeyedQueue("adapters")
     reconciler = Reconciler(
         connection,
         store=store,
@@ -85,6 +90,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         surroundings=Surroundings(
             find_conflict=claims.find_conflict,
             view_scaling=autoscaler.view,
+            view_adapters=residence.view,
             nodes_autoscaled=settings.nodes_autoscaled,
             gateway_url=settings.gateway_url,
         ),
@@ -94,7 +100,20 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     store.listen(claims.take)
     store.listen(decisions.add)
     store.listen(reconciles.add)
-    return App(connection, store, claims, recorder, collector, autoscaler, decisions, reconciler, reconciles)
+    store.listen(lambda key: placements.add(key) if residence.concerns(key) else None)
+    return App(
+        connection,
+        store,
+        claims,
+        recorder,
+        collector,
+        autoscaler,
+        decisions,
+        reconciler,
+        reconciles,
+        residence,
+        placements,
+    )
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -143,6 +162,7 @@ async def _lead(
     await app.store.wait_synced()
     app.claims.judge()
     group.create_task(app.decisions.run(app.autoscaler.scale, workers=settings.workers, on_alive=health.beat))
+    group.create_task(app.placements.run(app.residence.settle, workers=settings.workers, on_alive=health.beat))
     group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=settings.workers, on_alive=health.beat))
     started = asyncio.Event()
     group.create_task(handlers.run(app.reconciles.add, namespace=settings.scope, started=started))

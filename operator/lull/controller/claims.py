@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from lull.core.catalogue import Catalogue, build_catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lull.api.llmdeployment import Key
     from lull.doors.store import Store
@@ -30,10 +30,18 @@ class Claims:
     def find_conflict(self, key: Key) -> str | None:
         return self._catalogue.conflicts.get(key)
 
+    def find_adapter_conflicts(self, key: Key) -> Mapping[str, str]:
+        """Adapters whose names are another's, and why."""
+        return self._catalogue.adapter_conflicts.get(key, {})
+
     def take(self, key: Key) -> None:
         """Look at one LLMDeployment again, and soon judge all where its claim has changed."""
         deployment = self._store.find_deployment(key)
-        claim = () if deployment is None or deployment.deleting else (deployment.uid, *deployment.served_names)
+        claim = (
+            ()
+            if deployment is None or deployment.deleting
+            else (deployment.uid, *deployment.served_names, "", *deployment.adapter_names)
+        )
         if claim == self._claims.get(key, ()):
             return
         self._claims.pop(key, None)
@@ -48,6 +56,10 @@ class Claims:
             self._judging.cancel()
             self._judging = None
         earlier, self._catalogue = self._catalogue, build_catalogue(self._store.list_deployments())
-        for changed in earlier.conflicts.keys() | self._catalogue.conflicts.keys():
-            if earlier.conflicts.get(changed) != self._catalogue.conflicts.get(changed):
-                self._enqueue(changed)
+        for before, after in (
+            (earlier.conflicts, self._catalogue.conflicts),
+            (earlier.adapter_conflicts, self._catalogue.adapter_conflicts),
+        ):
+            for changed in before.keys() | after.keys():
+                if before.get(changed) != after.get(changed):
+                    self._enqueue(changed)

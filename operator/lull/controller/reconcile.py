@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lull.core.manifests import BuildSettings
     from lull.core.nodes import NodeCheck
     from lull.core.observed import Observed
-    from lull.core.status import ScalingView
+    from lull.core.status import AdapterView, ScalingView
     from lull.doors.events import Recorder
     from lull.doors.kube import Kube
     from lull.doors.store import Store
@@ -51,6 +51,7 @@ class Surroundings:
     """Whether nodes are added where pods need them."""
     gateway_url: str
     """Where clients reach the models."""
+    view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
 
 
 class Reconciler:
@@ -135,6 +136,7 @@ class Reconciler:
             observed,
             scaling=self._surroundings.view_scaling(deployment),
             nodes=nodes,
+            adapters=self._surroundings.view_adapters(deployment),
             problem=problem,
             conflict=self._surroundings.find_conflict(key),
             gateway_url=self._surroundings.gateway_url,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lull.api.reasons import Reason
-from lull.core.manifests.arguments import OWNED_FLAGS
+from lull.core.manifests.refusals import OWNED_FLAGS
 
 _LOOKED_THROUGH: Final = 900
 """Characters from the end in which an engine is believed to name its own end; before them may be a help text."""
