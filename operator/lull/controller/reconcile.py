@@ -10,7 +10,7 @@ import structlog
 
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
 from lull.api.reasons import ConditionType, Reason
-from lull.controller.execute import Executor
+from lull.controller.execute import Executor, NameTaken
 from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
 from lull.core.nodes import UNCHECKED, check_nodes
@@ -73,6 +73,8 @@ class Reconciler:
         self._surroundings = surroundings
         self._recorder = recorder
         self._executor = Executor(kube, learn=store.learn)
+        self._wary: set[Key] = set()
+        """Those of which a child's name was found taken."""
         self._resync_seconds = resync_seconds
 
     async def reconcile(self, key: Key) -> float | None:
@@ -81,6 +83,7 @@ class Reconciler:
         if manifest is None or "deletionTimestamp" in manifest["metadata"]:
             # Kubernetes deletes the children by their owner references, with or without us.
             self._executor.forget(key)
+            self._wary.discard(key)
             return None
         due = self._resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311  spreads resyncs only
         try:
@@ -92,8 +95,8 @@ class Reconciler:
         try:
             desired = build(deployment, self._settings)
             nodes = self._check_nodes(deployment, desired)
-            observed = await observe(self._kube, self._store, deployment, desired)
-            if await self._executor.execute(key, plan(desired, observed), observed):
+            observed, has_changed = await self._follow_spec(deployment, desired)
+            if has_changed:
                 return _WRITTEN_SECONDS
             problem = None
         except InvalidSpec as error:
@@ -118,6 +121,22 @@ class Reconciler:
         if nodes.refusal is not None:
             raise InvalidSpec(nodes.refusal, Reason.ACCELERATORS_EXCEED_NODES)
         return nodes
+
+    async def _follow_spec(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> tuple[Observed, bool]:
+        """Write the children; what was observed before, and whether anything was changed."""
+        key = deployment.key
+        is_wary = key in self._wary
+        observed = await observe(self._kube, self._store, deployment, desired, is_wary=is_wary)
+        try:
+            has_changed = await self._executor.execute(key, plan(desired, observed), observed)
+        except NameTaken:
+            self._wary.add(key)
+            if is_wary:
+                raise
+            return await self._follow_spec(deployment, desired)
+        if not observed.foreign:
+            self._wary.discard(key)
+        return observed, has_changed
 
     async def _report(
         self,
