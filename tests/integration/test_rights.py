@@ -54,7 +54,6 @@ _CHILD = ("get", "list", "watch", "create", "patch", "delete")
 UNUSED: dict[Right, str] = {
     **{("", "persistentvolumeclaims", verb): "no cache is rendered yet" for verb in _CHILD},
     **{("leaderworkerset.x-k8s.io", "leaderworkersets", verb): "none is rendered yet" for verb in _CHILD},
-    ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", "patch"): "none is rendered yet",
     **{("monitoring.coreos.com", "podmonitors", verb): "none is rendered yet" for verb in _CHILD},
     **{("", "nodes", verb): "nothing looks at nodes yet" for verb in ("list", "watch")},
 }
