@@ -49,6 +49,7 @@ class Binary:
 
 KUBECTL = Binary("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", _KUBERNETES_FLAGS)
 HELM = Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm")
+HELM_UNITTEST = Binary("helm-unittest", "helm-unittest", "github.com/helm-unittest/helm-unittest/cmd/helm-unittest")
 PAUSE = Binary("pause", "pause", ".")
 BINARIES = (
     KUBECTL,

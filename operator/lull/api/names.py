@@ -36,6 +36,9 @@ MANAGED_BY: Final = "lull"
 # differently re-applies these bytes, so that upgrading Lull never restarts an engine.
 ANNOTATION_TEMPLATE: Final = f"{GROUP}/pod-template"
 
+ANNOTATION_STORAGE_CLASS: Final = f"{GROUP}/storage-class"
+"""On a claim, the StorageClass that it was created with where the spec named one: it cannot be changed later."""
+
 MANAGER_CONTROLLER: Final = "lull-controller"
 """Field manager of everything the reconciler writes."""
 MANAGER_AUTOSCALER: Final = "lull-autoscaler"
@@ -54,7 +57,9 @@ NAME_RULE: Final = (
     "start with a letter and end with a letter or digit"
 )
 
-_MAX_NAME: Final = 52  # its ReplicaSets add "-<10 hex>", and 63 characters are what fits into a label
+# What is made from it adds up to 15 characters ("-<group>-<10 hex>" in a revision of a group's workers), and 63 are what
+# fits into a label.
+_MAX_NAME: Final = 48
 
 
 def child(deployment: str, *parts: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum, unique
 from pathlib import Path
 from typing import Annotated
@@ -116,6 +117,43 @@ def lint(
     raise typer.Exit(run(files, output=output, strict=strict))
 
 
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")]
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="An LLMDeployment; default: all of the namespace.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Default: the context's.")] = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Every namespace.")] = False,
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow, until interrupted.")] = False,
+) -> None:
+    """Show LLMDeployments with their pools, pods and nodes, and why what is not ready is not.
+
+    Exit code 3 where one is not ready.
+    """
+    from lull.cli.status import run
+
+    raise typer.Exit(
+        run(name, namespace=namespace, everywhere=all_namespaces, context=context, output=output, watch=watch)
+    )
+
+
+@app.command()
+def doctor(
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+) -> None:
+    """Check a cluster: version, CRD, operator, gateway, access, accelerators, storage, LeaderWorkerSet, Prometheus.
+
+    Exit code 1 where something that Lull needs is missing.
+    """
+    from lull.cli.doctor import run
+
+    raise typer.Exit(run(context=context, output=output))
+
+
 @app.command("gateway")
 def run_gateway() -> None:
     """Run the OpenAI-compatible door in front of the engines."""
@@ -125,5 +163,5 @@ def run_gateway() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    app()
+    """Entry point of the console scripts: `lull`, and `kubectl-lull`, which kubectl runs as `kubectl lull`."""
+    app(prog_name="kubectl lull" if Path(sys.argv[0]).name == "kubectl-lull" else "lull")

@@ -34,11 +34,11 @@ def run(files: Iterable[Path], *, output: str, strict: bool) -> int:
             return 1
         found += [(str(file), finding) for finding in lint(text, check=check)]
     if output == "json":
-        print(json.dumps([{"file": file, **asdict(finding)} for file, finding in found], indent=2))
+        print(json.dumps([{"file": name, **asdict(finding)} for name, finding in found], indent=2))
     else:
-        for file, finding in found:
+        for name, finding in found:
             # The form in which compilers speak: editors and CI systems make links of it.
-            where = f"{finding.where} " if finding.where else ""
-            print(f"{file}:{finding.line}: {finding.severity}: {where}{finding.message}")
+            where = f"{finding.where}: " if finding.where else ""
+            print(f"{name}:{finding.line}: {finding.severity}: {where}{finding.message}")
     failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
     return int(any(finding.severity in failing for _, finding in found))

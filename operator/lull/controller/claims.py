@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 from lull.core.catalogue import Catalogue, build_catalogue
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
     from lull.api.llmdeployment import Key
     from lull.doors.store import Store
+
+_GATHER_SECONDS: Final = 0.1
+"""How long changed claims are gathered: a thousand that come together are then judged a few times and not each."""
 
 
 class Claims:
@@ -21,6 +25,7 @@ class Claims:
         self._enqueue = enqueue
         self._claims: dict[Key, tuple[str, ...]] = {}
         self._catalogue = Catalogue()
+        self._judging: asyncio.TimerHandle | None = None
 
     def find_conflict(self, key: Key) -> str | None:
         return self._catalogue.conflicts.get(key)
@@ -30,7 +35,7 @@ class Claims:
         return self._catalogue.adapter_conflicts.get(key, {})
 
     def take(self, key: Key) -> None:
-        """Look at one LLMDeployment again; those whose conflict came, changed or went are reconciled."""
+        """Look at one LLMDeployment again, and soon judge all where its claim has changed."""
         deployment = self._store.find_deployment(key)
         claim = (
             ()
@@ -42,6 +47,14 @@ class Claims:
         self._claims.pop(key, None)
         if claim:
             self._claims[key] = claim
+        if self._judging is None:
+            self._judging = asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.judge)
+
+    def judge(self) -> None:
+        """Find who owns which names; those whose conflict came, changed or went are reconciled."""
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
         earlier, self._catalogue = self._catalogue, build_catalogue(self._store.list_deployments())
         for before, after in (
             (earlier.conflicts, self._catalogue.conflicts),

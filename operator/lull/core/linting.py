@@ -75,6 +75,7 @@ def parse_documents(text: str) -> tuple[Document, ...]:
     try:
         while loader.check_node():
             node = loader.get_node()
+            assert node is not None  # check_node has just said so
             lines: dict[Path, int] = {}
             twice: list[tuple[Path, int]] = []
             _walk(node, (), lines, twice)
@@ -126,9 +127,15 @@ def _problems(manifest: Manifest, check: Callable[[LLMDeployment], None]) -> Ite
     try:
         LLMDeploymentSpec.model_validate(manifest.get("spec") or {})
     except ValidationError as error:
+        messages: dict[Path, str] = {}
         for problem in error.errors(include_url=False, include_input=False):
             path = _fitting(("spec", *problem["loc"]), _SCHEMA)
-            yield path, problem["msg"].removeprefix("Value error, ")
+            # A pattern tells nobody what to write; the description does. It stands for all types of a union, too.
+            if problem["type"] == "string_pattern_mismatch":
+                messages[path] = _describe(path)
+            else:
+                messages.setdefault(path, problem["msg"].removeprefix("Value error, "))
+        yield from messages.items()
         return
     try:
         check(parse_llmdeployment(manifest))
@@ -171,10 +178,10 @@ def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
         and spec.scaling.max_replicas >= _MANY
         and source.startswith("hf://")
     ):
+        count = spec.scaling.max_replicas
         yield (
             ("spec", "model", "cache"),
-            f"is Ephemeral: up to {spec.scaling.max_replicas} replicas fetch the weights from the hub each; "
-            "share them with type PersistentVolumeClaim",
+            f"is Ephemeral: up to {count} replicas fetch the weights each; share them by type PersistentVolumeClaim",
         )
 
 
@@ -214,6 +221,17 @@ def _fitting(path: Path, schema: Manifest) -> Path:
         else:
             return path[:depth]
     return path
+
+
+def _describe(path: Path) -> str:
+    schema = _SCHEMA
+    for part in path:
+        schema = (
+            schema["items"]
+            if isinstance(part, int)
+            else schema.get("properties", {}).get(part) or schema["additionalProperties"]
+        )
+    return f"is not as it must be. {schema.get('description', '')}".strip()
 
 
 def _split_path(message: str) -> tuple[Path, str]:

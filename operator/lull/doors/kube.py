@@ -16,7 +16,12 @@ import aiohttp
 import orjson
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+)
 
 from lull.api import names
 from lull.doors import clock
@@ -63,6 +68,7 @@ PERSISTENT_VOLUME_CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persi
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 NETWORK_POLICIES: Final = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 POD_DISRUPTION_BUDGETS: Final = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")
 LEADER_WORKER_SETS: Final = Resource("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets")
 POD_MONITORS: Final = Resource("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
 RESOURCES: Final = {
@@ -79,6 +85,7 @@ RESOURCES: Final = {
         PERSISTENT_VOLUME_CLAIMS,
         LEADER_WORKER_SETS,
         POD_MONITORS,
+        ACCESS_REVIEWS,
     )
 }
 
@@ -242,10 +249,19 @@ class Kube:
         )
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Create an object that must not exist yet: Events, and the Lease before its first holder."""
+        """Create an object that must not exist yet: Events, the Lease before its first holder, reviews of access."""
         return await self._request(
-            "POST", _path(RESOURCES[manifest["kind"]], manifest["metadata"]["namespace"]), body=manifest
+            "POST", _path(RESOURCES[manifest["kind"]], manifest["metadata"].get("namespace")), body=manifest
         )
+
+    async def read(self, path: str) -> Manifest | None:
+        """What an address that is no object of ours answers, such as /version; None where there is none."""
+        try:
+            return await self._request("GET", path)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def replace(self, manifest: Manifest, *, deadline: float = REQUEST_TIMEOUT) -> Manifest:
         """Write an object back as it was read; Transient (409) where somebody else wrote in between."""
@@ -298,10 +314,13 @@ class Kube:
 
 
 @asynccontextmanager
-async def connect(kubeconfig: str | None = None) -> AsyncIterator[Kube]:
-    """Connect as the pod's service account, or with the user's kubeconfig outside a cluster."""
+async def connect(kubeconfig: str | None = None, *, context: str | None = None) -> AsyncIterator[Kube]:
+    """Connect as the pod's service account, or with the user's kubeconfig outside a cluster.
+
+    ConfigException where there is neither, or no such context.
+    """
     configuration = Configuration()
-    if kubeconfig is None:
+    if kubeconfig is None and context is None:
         try:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except ConfigException:
@@ -310,12 +329,20 @@ async def connect(kubeconfig: str | None = None) -> AsyncIterator[Kube]:
             )
     else:
         await load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=kubeconfig, client_configuration=configuration, persist_config=False
+            config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False
         )
     tls = RESTClientObject(configuration)
     connector = aiohttp.TCPConnector(ssl=tls.ssl_context, limit=100, limit_per_host=100)
     async with aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as session:
         yield Kube(session, configuration)
+
+
+def find_namespace(context: str | None = None) -> str:
+    """The namespace that a context of the user's kubeconfig names; `default` where it names none."""
+    contexts, active = list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    chosen = active if context is None else next((one for one in contexts if one["name"] == context), None)
+    namespace: str = ((chosen or {}).get("context") or {}).get("namespace") or "default"
+    return namespace
 
 
 def _ignore() -> None:
