@@ -74,9 +74,10 @@ def identify(manifest: Manifest) -> Identity:
 
 
 def is_scaled(workload: Manifest) -> bool:
-    """Whether the autoscaler has taken over the replica count of a Deployment."""
+    """Whether the autoscaler has taken over the replica count of a workload: through /scale, or by applying that field."""
     return any(
-        entry.get("manager") == names.MANAGER_AUTOSCALER and entry.get("subresource") == "scale"
+        entry.get("manager") == names.MANAGER_AUTOSCALER
+        and (entry.get("subresource") == "scale" or entry.get("operation") == "Apply")
         for entry in workload["metadata"].get("managedFields", ())
     )
 

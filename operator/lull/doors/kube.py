@@ -230,18 +230,20 @@ class Kube:
         )
 
     async def scale(self, resource: Resource, namespace: str, name: str, *, replicas: int) -> None:
-        """Set the replica count through /scale, as its one writer.
+        """Set the replica count, as its one writer: through /scale where that takes an apply.
 
         Applied rather than updated, so that the autoscaler owns the field even where the number does not
-        change; the reconciler's applies then leave it alone.
+        change; the reconciler's applies then leave it alone. The API server takes no apply of a custom resource's
+        /scale (500, "request to convert CR to an invalid group/version"): there the one field of the object is applied.
         """
+        is_custom = resource is LEADER_WORKER_SETS
         await self._request(
             "PATCH",
-            _path(resource, namespace, name) + "/scale",
+            _path(resource, namespace, name) + ("" if is_custom else "/scale"),
             query={"fieldManager": names.MANAGER_AUTOSCALER, "force": "true"},
             body={
-                "apiVersion": "autoscaling/v1",
-                "kind": "Scale",
+                "apiVersion": resource.api_version if is_custom else "autoscaling/v1",
+                "kind": resource.kind if is_custom else "Scale",
                 "metadata": {"namespace": namespace, "name": name},
                 "spec": {"replicas": replicas},
             },
