@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from lull.api import names
+from lull.api.reasons import Reason
 from lull.api.spec import ENGINE_IMAGES, LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON: the only untyped value that travels past a `parse_*`."""
@@ -21,6 +25,10 @@ ADAPTER_NAME_RULE: Final = (
 
 class InvalidSpec(ValueError):  # noqa: N818  reads as what it says of the object
     """The object cannot work as written; the message says what to change. Retrying does not help."""
+
+    def __init__(self, message: str, reason: Reason = Reason.INVALID_SPEC) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,6 +52,8 @@ class LLMDeployment:
     deleting: bool
     spec: LLMDeploymentSpec
     status: LLMDeploymentStatus
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Those that its author put on the object."""
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -90,6 +100,7 @@ def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
         deleting="deletionTimestamp" in metadata,
         spec=spec,
         status=status,
+        labels=metadata.get("labels") or {},
     )
 
 

@@ -36,6 +36,9 @@ MANAGED_BY: Final = "lull"
 # differently re-applies these bytes, so that upgrading Lull never restarts an engine.
 ANNOTATION_TEMPLATE: Final = f"{GROUP}/pod-template"
 
+ANNOTATION_STORAGE_CLASS: Final = f"{GROUP}/storage-class"
+"""On a claim, the StorageClass that it was created with where the spec named one: it cannot be changed later."""
+
 MANAGER_CONTROLLER: Final = "lull-controller"
 """Field manager of everything the reconciler writes."""
 MANAGER_AUTOSCALER: Final = "lull-autoscaler"

@@ -30,7 +30,7 @@ class ConditionType(StrEnum):
 
 @unique
 class Reason(StrEnum):
-    """Why a condition has its status; `REMEDIES` in core.status holds what to do about each that needs doing."""
+    """Why a condition has its status; `REMEDIES` in core.remedies holds what to do about each that needs doing."""
 
     # SpecValid
     VALID = "Valid"
@@ -92,6 +92,8 @@ class Reason(StrEnum):
     """The weights do not fit into the cache."""
     FETCH_FAILED = "FetchFailed"
     """The weights could not be fetched, for another reason; it is tried again."""
+    ENGINE_ARGUMENT_INVALID = "EngineArgumentInvalid"
+    """vLLM refuses its command line."""
     ENGINE_CRASH_LOOP = "EngineCrashLoop"
     """vLLM ends again and again; the message has its last words."""
     ENGINE_OUT_OF_MEMORY = "EngineOutOfMemory"

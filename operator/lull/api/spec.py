@@ -225,6 +225,11 @@ class LLMDeploymentSpec(ApiModel):
     rollout: Annotated[RolloutSpec, Field(description="How pods are replaced and stopped.")] = RolloutSpec()
     pod_template: Annotated[PodTemplateSpec, Field(description="What is added to the engine pods.")] = PodTemplateSpec()
 
+    @property
+    def accelerators_per_pod(self) -> int:
+        """Accelerators that each pod of a replica asks for."""
+        return self.parallelism.accelerators // self.accelerator.nodes_per_replica
+
     def duplicates(self) -> tuple[str, ...]:
         """Names that stand twice in a list whose items are told apart by name; the API server refuses them too."""
         lists = {

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lull.api import names
 from lull.api.status import AdapterState
-from lull.core.manifests.sidecar import ADAPTERS_PATH
 from lull.core.status import AdapterView, is_ready
 
 if TYPE_CHECKING:
@@ -72,11 +71,6 @@ class Adapter:
         digest = sha256(f"{self.name}\n{self.source}".encode()).hexdigest()[:8]
         return f"{_SLUG.sub('-', self.name.lower()).strip('-')[:_SLUG_LIMIT]}-{digest}"
 
-    @property
-    def path(self) -> str:
-        """Its folder as the engine sees it; `/v1/models` gives it back as `root`."""
-        return f"{ADAPTERS_PATH}/{self.id}"
-
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -107,6 +101,12 @@ class Shelved:
 
     state: ShelfState
     message: str = ""
+    path: str = ""
+    """Its folder, which the engine sees at the same place."""
+
+    @property
+    def is_coming(self) -> bool:
+        return self.state is ShelfState.FETCHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,7 @@ class Fetch:
 @dataclass(frozen=True, slots=True)
 class Load:
     adapter: Adapter
+    path: str
     in_place: bool
     """Under this name the engine has another one, of an earlier source."""
 
@@ -177,11 +178,11 @@ def plan_adapters(
     Files go only after the engine has let go of the adapter: it reads them again when one returns to its memory.
     """
     loaded = holding.loaded or {}
-    used = {path.rpartition("/")[2] for path in loaded.values()}
+    used = {_folder(path) for path in loaded.values()}
     needed = {adapter.id for adapter in wanted}
     named = {adapter.name for adapter in wanted}
     return (
-        *(Unload(name) for name, path in loaded.items() if name not in named and path.startswith(f"{ADAPTERS_PATH}/")),
+        *(Unload(name) for name in loaded if name not in named),
         *(
             Fetch(number, adapter)
             for number, shelf in enumerate(holding.shelves)
@@ -190,11 +191,11 @@ def plan_adapters(
             if adapter.id not in shelf
         ),
         *(
-            Load(adapter, in_place=adapter.name in loaded)
+            Load(adapter, path, in_place=adapter.name in loaded)
             for adapter in wanted
             if holding.loaded is not None
-            and loaded.get(adapter.name) != adapter.path
-            and _is_fetched(adapter, holding)
+            and not _is_loaded(adapter, holding)
+            and (path := _find_path(adapter, holding)) is not None
             and not _is_held_off(setbacks.get(adapter.id), now)
         ),
         *(
@@ -224,11 +225,11 @@ def assess(adapter: Adapter, holding: Holding | None, setback: Setback | None) -
         return AdapterState.PENDING, ""
     found = [shelf.get(adapter.id) if shelf is not None else None for shelf in holding.shelves]
     notes = next((one.message for one in found if one is not None and one.message), "")
-    if holding.loaded is not None and holding.loaded.get(adapter.name) == adapter.path:
+    if _is_loaded(adapter, holding):
         return AdapterState.READY, notes
     if any(one is not None and one.state is ShelfState.FAILED for one in found):
         return AdapterState.FAILED, notes
-    if not _is_fetched(adapter, holding):
+    if _find_path(adapter, holding) is None:
         return (AdapterState.PENDING if None in found else AdapterState.FETCHING), notes
     if setback is not None:
         return (AdapterState.FAILED if setback.is_final else AdapterState.LOADING), setback.message
@@ -280,7 +281,7 @@ def parse_shelf(content: bytes) -> Mapping[str, Shelved]:
     """Read a sidecar's list; ValueError for anything else."""
     try:
         return {
-            one["id"]: Shelved(ShelfState(one["state"]), str(one.get("message") or ""))
+            one["id"]: Shelved(ShelfState(one["state"]), str(one.get("message") or ""), one["path"])
             for one in json.loads(content)["adapters"]
         }
     except (KeyError, TypeError) as error:
@@ -306,12 +307,21 @@ _ORDER: Final = (
 """From furthest behind to done."""
 
 
-def _is_fetched(adapter: Adapter, holding: Holding) -> bool:
-    """Whether every pod of the replica has its files."""
-    return all(
-        shelf is not None and (one := shelf.get(adapter.id)) is not None and one.state is ShelfState.READY
-        for shelf in holding.shelves
-    )
+def _is_loaded(adapter: Adapter, holding: Holding) -> bool:
+    return holding.loaded is not None and _folder(holding.loaded.get(adapter.name, "")) == adapter.id
+
+
+def _find_path(adapter: Adapter, holding: Holding) -> str | None:
+    """Where its files are; None until every pod of the replica has them."""
+    found = [shelf.get(adapter.id) if shelf is not None else None for shelf in holding.shelves]
+    if any(one is None or one.state is not ShelfState.READY for one in found):
+        return None
+    return next((one.path for one in found if one is not None), None)
+
+
+def _folder(path: str) -> str:
+    """The part of a path that the adapter's id is."""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _is_held_off(setback: Setback | None, now: float) -> bool:

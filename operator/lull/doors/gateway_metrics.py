@@ -45,6 +45,12 @@ class GatewayMetrics:
             (*_OF_DEPLOYMENT, "code"),
             registry=self.registry,
         )
+        self.adapter_requests = Counter(
+            "lull_gateway_adapter_requests",
+            "Requests for an adapter, by the status they ended with; they count in lull_gateway_requests too.",
+            (*_OF_DEPLOYMENT, "adapter", "code"),
+            registry=self.registry,
+        )
         self.held_seconds = Histogram(
             "lull_gateway_hold_seconds",
             "Time that a request which had to wait was held.",
@@ -84,6 +90,7 @@ class GatewayMetrics:
         labels = {"namespace": key.namespace, "name": key.name}
         for series in (
             self.requests,
+            self.adapter_requests,
             self.held_seconds,
             self.first_byte_seconds,
             self.seconds,
@@ -91,6 +98,11 @@ class GatewayMetrics:
             self.aborted,
         ):
             series.remove_by_labels(labels)
+
+    def forget_adapter(self, key: Key, adapter: str) -> None:
+        """Drop the series of an adapter that is no longer listed."""
+        labels = {"namespace": key.namespace, "name": key.name, "adapter": adapter}
+        self.adapter_requests.remove_by_labels(labels)
 
     def render(self) -> bytes:
         """The exposition text of this gateway."""

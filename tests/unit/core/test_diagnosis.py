@@ -87,7 +87,7 @@ def test_finds_nothing_wrong_with_a_healthy_cluster() -> None:
         ({"leases": (_lease(holderIdentity=""),)}, "leader", "no operator leads"),
         ({"leases": (_lease(renewTime="2026-11-18T09:45:00.000000Z"),)}, "leader", "has not renewed its Lease"),
         (
-            {"access": {**HEALTHY.access, ("apps", "deployments/scale", "patch"): False}},
+            {"access": {**dict.fromkeys(REQUIRED_ACCESS, True), ("apps", "deployments/scale", "patch"): False}},
             "RBAC",
             "may not patch deployments/scale.apps",
         ),

@@ -14,7 +14,6 @@ from lull.core.manifests.metadata import build_metadata, freeze
 from lull.core.manifests.pods import (
     CONTAINER_ENGINE,
     PRE_STOP_SECONDS,
-    BuildSettings,
     build_template,
     common_labels,
     pool_labels,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment, Manifest
     from lull.api.placement import PoolSpec
     from lull.api.spec import RolloutSpec
+    from lull.core.manifests.settings import BuildSettings
 
 API_VERSION: Final = "leaderworkerset.x-k8s.io/v1"
 KIND: Final = "LeaderWorkerSet"
@@ -69,8 +69,8 @@ def build_group(deployment: LLMDeployment, pool: PoolSpec, revision: str, settin
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {
-            **build_metadata(deployment, names.child(deployment.key.name, pool.name)),
-            "labels": {**common_labels(deployment), **pool_labels(deployment, pool)},
+            **build_metadata(deployment, names.child(deployment.key.name, pool.name), settings),
+            "labels": {**common_labels(deployment, settings), **pool_labels(deployment, pool)},
             "annotations": {names.LABEL_REVISION: revision, names.ANNOTATION_TEMPLATE: freeze(template)},
         },
         "spec": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
+from lull.core.manifests.security import CREDENTIALS_PATH, build_secret
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment, Manifest
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 CONTAINER_ADAPTERS: Final = "adapters"
 ADAPTERS_PATH: Final = "/adapters"
 """Where adapters lie in the pod, each in a folder of its own: the sidecar writes there, the engine reads."""
-CREDENTIALS_PATH: Final = "/var/run/lull/credentials"
 
 _VOLUME: Final = "adapters"
 _CREDENTIALS_VOLUME: Final = "adapters-credentials"
@@ -58,11 +58,7 @@ def build_adapter_volumes(deployment: LLMDeployment) -> list[Manifest]:
     secret = _secret_name(deployment)
     return [
         {"name": _VOLUME, "emptyDir": {}},
-        *(
-            [{"name": _CREDENTIALS_VOLUME, "secret": {"secretName": secret, "defaultMode": 0o440}}]
-            if secret is not None
-            else []
-        ),
+        *([{"name": _CREDENTIALS_VOLUME, "secret": build_secret(secret)}] if secret is not None else []),
     ]
 
 
