@@ -16,8 +16,8 @@ from lull.core.manifests import build
 from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.planning import plan
 from lull.core.rollout import choose_strategies, find_next_look
-from lull.core.status import REMEDIES, summarize, summarize_unreadable
-from lull.core.views import Problem
+from lull.core.status import REMEDIES, Problem, summarize, summarize_unreadable
+from lull.core.troubles import find_due
 from lull.doors import clock, metrics
 from lull.doors.kube import LEADER_WORKER_SETS, LLMDEPLOYMENTS, NODES, POD_MONITORS, Refused
 
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_FOREIGN_SECONDS: Final = 15.0
-"""How soon to look again whether a name that is taken has become free."""
-_NODES_SECONDS: Final = 30.0
-"""How soon to look again whether there is a node for what no node could take."""
+_SOON_SECONDS: Final = 15.0
+"""How soon to look again for what nobody tells: a name that has become free, a node that has come."""
 _WRITTEN_SECONDS: Final = 0.25
 """How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
@@ -50,11 +48,11 @@ class Surroundings:
     find_conflict: Callable[[Key], str | None]
     """Why an LLMDeployment's names are another's."""
     view_scaling: Callable[[LLMDeployment], ScalingView]
-    view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
     nodes_autoscaled: bool
-    """Whether nodes may be added, so that those which are there do not show what can run."""
+    """Whether nodes are added where pods need them."""
     gateway_url: str
-    """Where clients send requests, for status to say."""
+    """Where clients reach the models."""
+    view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
 
 
 class Reconciler:
@@ -94,29 +92,29 @@ class Reconciler:
         except InvalidSpec as error:
             await self._write_status(key, manifest, summarize_unreadable(manifest, str(error), now=clock.wall()))
             return due
-        nodes, problem = UNCHECKED, None
+        nodes = UNCHECKED
         try:
             desired = build(deployment, self._build_settings())
             nodes = self._check_nodes(deployment, desired)
             observed, has_changed = await self._follow_spec(deployment, desired)
             if has_changed:
                 return _WRITTEN_SECONDS
+            problem = None
         except InvalidSpec as error:
             observed, problem = snapshot(self._store, deployment), Problem(error.reason, str(error))
         except Refused as error:
             if error.status not in {400, 422}:
                 raise
             # The spec passed our checks and makes a child that Kubernetes does not take: only a change of it helps.
-            message = f"Kubernetes refuses what the spec asks for: {error.message}"
-            observed, problem = snapshot(self._store, deployment), Problem(Reason.INVALID_SPEC, message)
-        await self._report(deployment, manifest, observed, nodes=nodes, problem=problem)
-        if nodes.warnings or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
-            due = min(due, _NODES_SECONDS)
-        if observed.foreign:
-            # What is not ours tells nobody here when it goes.
-            due = min(due, _FOREIGN_SECONDS)
-        patience = find_next_look(deployment, observed, now=clock.wall())
-        return due if patience is None else min(due, patience)
+            observed = snapshot(self._store, deployment)
+            problem = Problem(Reason.INVALID_SPEC, f"Kubernetes refuses what the spec asks for: {error.message}")
+        now = clock.wall()
+        await self._report(deployment, manifest, observed, nodes, problem, now=now)
+        # What is not ours tells nobody here when it comes or goes, and time tells nobody at all.
+        if observed.foreign or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
+            due = min(due, _SOON_SECONDS)
+        looks = (find_due(observed.members, now), find_next_look(deployment, observed, now=now))
+        return min(due, *(look if look is not None else due for look in looks))
 
     def _build_settings(self) -> BuildSettings:
         return replace(
@@ -126,12 +124,12 @@ class Reconciler:
         )
 
     def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
-        """What the nodes are to the pods that are desired; InvalidSpec where none can ever take one."""
-        nodes = self._store.list_nodes() if self._store.serves(NODES.kind) else None
-        check = check_nodes(deployment, desired, nodes, autoscaled=self._surroundings.nodes_autoscaled)
-        if check.refusal is not None:
-            raise InvalidSpec(check.refusal, Reason.ACCELERATORS_EXCEED_NODES)
-        return check
+        """What the nodes are to the pods; InvalidSpec where they never could run there."""
+        seen = self._store.list_nodes() if self._store.serves(NODES.kind) else None
+        nodes = check_nodes(deployment, desired, seen, autoscaled=self._surroundings.nodes_autoscaled)
+        if nodes.refusal is not None:
+            raise InvalidSpec(nodes.refusal, Reason.ACCELERATORS_EXCEED_NODES)
+        return nodes
 
     async def _follow_spec(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> tuple[Observed, bool]:
         """Write the children; what was observed before, and whether anything was changed."""
@@ -155,9 +153,10 @@ class Reconciler:
         deployment: LLMDeployment,
         manifest: Manifest,
         observed: Observed,
-        *,
         nodes: NodeCheck,
         problem: Problem | None,
+        *,
+        now: float,
     ) -> None:
         """Say in status what is there."""
         key = deployment.key
@@ -165,12 +164,12 @@ class Reconciler:
             deployment,
             observed,
             scaling=self._surroundings.view_scaling(deployment),
-            adapters=self._surroundings.view_adapters(deployment),
             nodes=nodes,
+            adapters=self._surroundings.view_adapters(deployment),
             problem=problem,
             conflict=self._surroundings.find_conflict(key),
             gateway_url=self._surroundings.gateway_url,
-            now=clock.wall(),
+            now=now,
         )
         if await self._write_status(key, manifest, status):
             self._report_troubles(deployment, status)
@@ -188,15 +187,25 @@ class Reconciler:
         return True
 
     def _report_troubles(self, deployment: LLMDeployment, status: Manifest) -> None:
-        """Say in an Event what went wrong since the last status."""
-        known = {(condition.type, condition.reason) for condition in deployment.status.conditions}
+        """Say in an Event what went wrong since the last status: once for each reason that it did not give."""
+        known = {condition.reason for condition in deployment.status.conditions}
+        if deployment.status.observed_generation == deployment.generation:
+            # Nodes come and go; that a pool lacks them is news when the spec is.
+            known.add(Reason.NO_MATCHING_NODE)
         for condition in status["conditions"]:
             reason = Reason(condition["reason"])
-            # The other conditions repeat what these three found.
-            first_hand = condition["type"] in {
-                ConditionType.SPEC_VALID,
-                ConditionType.WORKLOADS_READY,
-                ConditionType.SCALING_ACTIVE,
-            }
-            if first_hand and reason in REMEDIES and (condition["type"], reason.value) not in known:
+            if condition["type"] in _FIRST_HAND and reason in REMEDIES and reason not in known:
+                known.add(reason)
                 self._recorder.record(deployment, reason, condition["message"], warning=True)
+
+
+_FIRST_HAND: Final = frozenset(
+    {
+        ConditionType.SPEC_VALID,
+        ConditionType.WORKLOADS_READY,
+        ConditionType.ADAPTERS_READY,
+        ConditionType.SPOT_AVAILABLE,
+        ConditionType.SCALING_ACTIVE,
+    }
+)
+"""Conditions that find something; the others repeat it."""

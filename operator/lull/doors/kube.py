@@ -245,18 +245,21 @@ class Kube:
         )
 
     async def scale(self, resource: Resource, namespace: str, name: str, *, replicas: int) -> None:
-        """Set the replica count through /scale, as its one writer.
+        """Set the replica count, as its one writer.
 
         Applied rather than updated, so that the autoscaler owns the field even where the number does not
-        change; the reconciler's applies then leave it alone.
+        change; the reconciler's applies then leave it alone. Through /scale, except where that belongs to a custom
+        resource: the API server cannot apply those, so theirs is applied on the object, and nothing but it.
         """
+        path = _path(resource, namespace, name)
+        is_custom = resource is not DEPLOYMENTS
         await self._request(
             "PATCH",
-            _path(resource, namespace, name) + "/scale",
+            path if is_custom else f"{path}/scale",
             query={"fieldManager": names.MANAGER_AUTOSCALER, "force": "true"},
             body={
-                "apiVersion": "autoscaling/v1",
-                "kind": "Scale",
+                "apiVersion": resource.api_version if is_custom else "autoscaling/v1",
+                "kind": resource.kind if is_custom else "Scale",
                 "metadata": {"namespace": namespace, "name": name},
                 "spec": {"replicas": replicas},
             },
