@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,7 +16,7 @@ from lull.core.manifests import build
 from lull.core.planning import plan
 from lull.core.status import REMEDIES, summarize, summarize_unreadable
 from lull.doors import clock, metrics
-from lull.doors.kube import LLMDEPLOYMENTS, Refused
+from lull.doors.kube import LEADER_WORKER_SETS, LLMDEPLOYMENTS, POD_MONITORS, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,11 +62,20 @@ class Reconciler:
     ) -> None:
         self._kube = kube
         self._store = store
-        self._settings = settings
+        self._base_settings = settings
         self._surroundings = surroundings
         self._recorder = recorder
         self._executor = Executor(kube, learn=store.learn)
         self._resync_seconds = resync_seconds
+
+    @property
+    def _settings(self) -> BuildSettings:
+        """What goes into what is rendered, with what the cluster can take by now."""
+        return replace(
+            self._base_settings,
+            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
+            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
+        )
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the children to what the spec says, then status to what is there; seconds until the next look."""
