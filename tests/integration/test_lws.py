@@ -65,21 +65,18 @@ def test_its_scale_is_its_number_of_groups(apiserver: Any, group: Manifest, name
     assert again["spec"]["replicas"] == 3
 
 
-async def test_the_autoscaler_owns_its_number_even_where_that_does_not_change(
-    apiserver: Any, group: Manifest, namespace: str, kube: Kube
+async def test_the_autoscaler_takes_its_number_of_groups_over(
+    apiserver: Any, kube: Kube, group: Manifest, namespace: str
 ) -> None:
-    born = _apply(apiserver, {**group, "spec": {**group["spec"], "replicas": 0}})
-    name = born["metadata"]["name"]
+    name = _apply(apiserver, {**group, "spec": {"replicas": 0, **group["spec"]}})["metadata"]["name"]
 
-    await kube.scale(LEADER_WORKER_SETS, namespace, name, replicas=0)
-    taken = await kube.get(LEADER_WORKER_SETS, namespace, name)
     await kube.scale(LEADER_WORKER_SETS, namespace, name, replicas=2)
+    scaled = await kube.get(LEADER_WORKER_SETS, namespace, name)
     again = _apply(apiserver, group)
 
-    assert not is_scaled(born)
-    assert taken is not None
-    assert is_scaled(taken)
-    assert taken["spec"]["replicas"] == 0
+    assert scaled is not None
+    assert is_scaled(scaled)
+    assert scaled["spec"]["replicas"] == 2
     assert again["spec"]["replicas"] == 2
 
 
