@@ -11,7 +11,8 @@ import yaml
 from lull.api import names
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
 from lull.cli.yamls import render_yaml
-from lull.core.manifests import BuildSettings, build
+from lull.core.manifests import build
+from lull.core.manifests.settings import build_settings
 from lull.core.observed import Observed
 from lull.core.planning import plan
 from lull.settings import OperatorSettings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lull.api.llmdeployment import Manifest
+    from lull.core.manifests import BuildSettings
 
 
 def render_file(file: Path, *, namespace: str) -> str:
@@ -41,13 +43,7 @@ def render_file(file: Path, *, namespace: str) -> str:
 
 def read_build_settings() -> BuildSettings:
     """What the operator would add, as the environment says."""
-    settings = OperatorSettings()
-    return BuildSettings(
-        image=settings.image,
-        image_pull_policy=settings.image_pull_policy,
-        hub_endpoint=settings.hub_endpoint,
-        lull_namespace=settings.namespace,
-    )
+    return build_settings(OperatorSettings())
 
 
 def _render(model: Manifest, namespace: str) -> tuple[Manifest, ...]:

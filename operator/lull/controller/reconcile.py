@@ -70,13 +70,22 @@ class Reconciler:
     ) -> None:
         self._kube = kube
         self._store = store
-        self._settings = settings
+        self._base_settings = settings
         self._surroundings = surroundings
         self._recorder = recorder
         self._executor = Executor(kube, learn=store.learn)
         self._wary: set[Key] = set()
         """Those of which a child's name was found taken."""
         self._resync_seconds = resync_seconds
+
+    @property
+    def _settings(self) -> BuildSettings:
+        """What goes into what is rendered, with what the cluster can take by now."""
+        return replace(
+            self._base_settings,
+            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
+            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
+        )
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the children to what the spec says, then status to what is there; seconds until the next look."""
@@ -94,7 +103,7 @@ class Reconciler:
             return due
         nodes = UNCHECKED
         try:
-            desired = build(deployment, self._build_settings())
+            desired = build(deployment, self._settings)
             nodes = self._check_nodes(deployment, desired)
             observed, has_changed = await self._follow_spec(deployment, desired)
             if has_changed:
@@ -115,13 +124,6 @@ class Reconciler:
             due = min(due, _SOON_SECONDS)
         looks = (find_due(observed.members, now), find_next_look(deployment, observed, now=now))
         return min(due, *(look if look is not None else due for look in looks))
-
-    def _build_settings(self) -> BuildSettings:
-        return replace(
-            self._settings,
-            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
-            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
-        )
 
     def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
         """What the nodes are to the pods; InvalidSpec where they never could run there."""
