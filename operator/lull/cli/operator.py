@@ -88,7 +88,11 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
             lull_namespace=settings.namespace,
         ),
         surroundings=Surroundings(
-            find_conflict=claims.find_conflict, view_scaling=autoscaler.view, view_adapters=residence.view
+            find_conflict=claims.find_conflict,
+            view_scaling=autoscaler.view,
+            view_adapters=residence.view,
+            nodes_autoscaled=settings.nodes_autoscaled,
+            gateway_url=settings.gateway_url,
         ),
         recorder=recorder,
         resync_seconds=settings.resync_seconds,

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 def snapshot(store: Store, deployment: LLMDeployment) -> Observed:
     """The children with our label that this very LLMDeployment controls, and its engine pods."""
+    pods: dict[str, list[Manifest]] = {names.COMPONENT_ENGINE: [], names.COMPONENT_WORKER: []}
+    for pod in store.list_pods(deployment.key):
+        pods.get(pod["metadata"]["labels"].get(names.LABEL_COMPONENT), []).append(pod)
     return Observed(
         workloads=store.list_workloads(deployment),
-        pods=tuple(
-            pod
-            for pod in store.list_pods(deployment.key)
-            if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
-        ),
+        pods=tuple(pods[names.COMPONENT_ENGINE]),
+        workers=tuple(pods[names.COMPONENT_WORKER]),
         others=store.list_others(deployment),
     )
 

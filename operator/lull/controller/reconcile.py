@@ -13,16 +13,19 @@ from lull.api.reasons import ConditionType, Reason
 from lull.controller.execute import Executor
 from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
+from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.planning import plan
-from lull.core.status import REMEDIES, summarize, summarize_unreadable
+from lull.core.status import REMEDIES, Problem, summarize, summarize_unreadable
+from lull.core.troubles import find_due
 from lull.doors import clock, metrics
-from lull.doors.kube import LLMDEPLOYMENTS, Refused
+from lull.doors.kube import LLMDEPLOYMENTS, NODES, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.core.manifests import BuildSettings
+    from lull.core.nodes import NodeCheck
     from lull.core.observed import Observed
     from lull.core.status import AdapterView, ScalingView
     from lull.doors.events import Recorder
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_FOREIGN_SECONDS: Final = 15.0
-"""How soon to look again whether a name that is taken has become free."""
+_SOON_SECONDS: Final = 15.0
+"""How soon to look again for what nobody tells: a name that has become free, a node that has come."""
 _WRITTEN_SECONDS: Final = 0.25
 """How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
@@ -44,6 +47,10 @@ class Surroundings:
     find_conflict: Callable[[Key], str | None]
     """Why an LLMDeployment's names are another's."""
     view_scaling: Callable[[LLMDeployment], ScalingView]
+    nodes_autoscaled: bool
+    """Whether nodes are added where pods need them."""
+    gateway_url: str
+    """Where clients reach the models."""
     view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
 
 
@@ -81,26 +88,46 @@ class Reconciler:
         except InvalidSpec as error:
             await self._write_status(key, manifest, summarize_unreadable(manifest, str(error), now=clock.wall()))
             return due
+        nodes = UNCHECKED
         try:
             desired = build(deployment, self._settings)
+            nodes = self._check_nodes(deployment, desired)
             observed = await observe(self._kube, self._store, deployment, desired)
             if await self._executor.execute(key, plan(desired, observed), observed):
                 return _WRITTEN_SECONDS
             problem = None
         except InvalidSpec as error:
-            observed, problem = snapshot(self._store, deployment), str(error)
+            observed, problem = snapshot(self._store, deployment), Problem(error.reason, str(error))
         except Refused as error:
             if error.status not in {400, 422}:
                 raise
             # The spec passed our checks and makes a child that Kubernetes does not take: only a change of it helps.
             observed = snapshot(self._store, deployment)
-            problem = f"Kubernetes refuses what the spec asks for: {error.message}"
-        await self._report(deployment, manifest, observed, problem)
-        # What is not ours tells nobody here when it goes.
-        return min(due, _FOREIGN_SECONDS) if observed.foreign else due
+            problem = Problem(Reason.INVALID_SPEC, f"Kubernetes refuses what the spec asks for: {error.message}")
+        now = clock.wall()
+        await self._report(deployment, manifest, observed, nodes, problem, now=now)
+        # What is not ours tells nobody here when it comes or goes, and time tells nobody at all.
+        if observed.foreign or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
+            due = min(due, _SOON_SECONDS)
+        return min(due, find_due(observed.members, now) or due)
+
+    def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
+        """What the nodes are to the pods; InvalidSpec where they never could run there."""
+        seen = self._store.list_nodes() if self._store.serves(NODES.kind) else None
+        nodes = check_nodes(deployment, desired, seen, autoscaled=self._surroundings.nodes_autoscaled)
+        if nodes.refusal is not None:
+            raise InvalidSpec(nodes.refusal, Reason.ACCELERATORS_EXCEED_NODES)
+        return nodes
 
     async def _report(
-        self, deployment: LLMDeployment, manifest: Manifest, observed: Observed, problem: str | None
+        self,
+        deployment: LLMDeployment,
+        manifest: Manifest,
+        observed: Observed,
+        nodes: NodeCheck,
+        problem: Problem | None,
+        *,
+        now: float,
     ) -> None:
         """Say in status what is there."""
         key = deployment.key
@@ -108,10 +135,12 @@ class Reconciler:
             deployment,
             observed,
             scaling=self._surroundings.view_scaling(deployment),
+            nodes=nodes,
             adapters=self._surroundings.view_adapters(deployment),
             problem=problem,
             conflict=self._surroundings.find_conflict(key),
-            now=clock.wall(),
+            gateway_url=self._surroundings.gateway_url,
+            now=now,
         )
         if await self._write_status(key, manifest, status):
             self._report_troubles(deployment, status)
@@ -129,15 +158,25 @@ class Reconciler:
         return True
 
     def _report_troubles(self, deployment: LLMDeployment, status: Manifest) -> None:
-        """Say in an Event what went wrong since the last status."""
-        known = {(condition.type, condition.reason) for condition in deployment.status.conditions}
+        """Say in an Event what went wrong since the last status: once for each reason that it did not give."""
+        known = {condition.reason for condition in deployment.status.conditions}
+        if deployment.status.observed_generation == deployment.generation:
+            # Nodes come and go; that a pool lacks them is news when the spec is.
+            known.add(Reason.NO_MATCHING_NODE)
         for condition in status["conditions"]:
             reason = Reason(condition["reason"])
-            # The other conditions repeat what these three found.
-            first_hand = condition["type"] in {
-                ConditionType.SPEC_VALID,
-                ConditionType.WORKLOADS_READY,
-                ConditionType.SCALING_ACTIVE,
-            }
-            if first_hand and reason in REMEDIES and (condition["type"], reason.value) not in known:
+            if condition["type"] in _FIRST_HAND and reason in REMEDIES and reason not in known:
+                known.add(reason)
                 self._recorder.record(deployment, reason, condition["message"], warning=True)
+
+
+_FIRST_HAND: Final = frozenset(
+    {
+        ConditionType.SPEC_VALID,
+        ConditionType.WORKLOADS_READY,
+        ConditionType.ADAPTERS_READY,
+        ConditionType.SPOT_AVAILABLE,
+        ConditionType.SCALING_ACTIVE,
+    }
+)
+"""Conditions that find something; the others repeat it."""
