@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,10 +15,11 @@ from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
 from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.planning import plan
+from lull.core.rollout import choose_strategies, find_next_look
 from lull.core.status import REMEDIES, Problem, summarize, summarize_unreadable
 from lull.core.troubles import find_due
 from lull.doors import clock, metrics
-from lull.doors.kube import LLMDEPLOYMENTS, NODES, Refused
+from lull.doors.kube import LEADER_WORKER_SETS, LLMDEPLOYMENTS, NODES, POD_MONITORS, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _SOON_SECONDS: Final = 15.0
 """How soon to look again for what nobody tells: a name that has become free, a node that has come."""
+_OF_THE_CLUSTER: Final = frozenset({Reason.ACCELERATORS_EXCEED_NODES, Reason.LEADER_WORKER_SET_MISSING})
+"""Refusals that another cluster would not make, so that this one may stop to."""
 _WRITTEN_SECONDS: Final = 0.25
 """How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
@@ -93,7 +96,7 @@ class Reconciler:
             return due
         nodes = UNCHECKED
         try:
-            desired = build(deployment, self._settings)
+            desired = build(deployment, self._read_settings())
             nodes = self._check_nodes(deployment, desired)
             observed, has_changed = await self._follow_spec(deployment, desired)
             if has_changed:
@@ -110,9 +113,18 @@ class Reconciler:
         now = clock.wall()
         await self._report(deployment, manifest, observed, nodes, problem, now=now)
         # What is not ours tells nobody here when it comes or goes, and time tells nobody at all.
-        if observed.foreign or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
+        if observed.foreign or (problem is not None and problem.reason in _OF_THE_CLUSTER):
             due = min(due, _SOON_SECONDS)
-        return min(due, find_due(observed.members, now) or due)
+        looks = (find_due(observed.members, now), find_next_look(deployment, observed, now=now))
+        return min(due, *(look for look in looks if look is not None))
+
+    def _read_settings(self) -> BuildSettings:
+        """The settings, with what the cluster is known to serve by now."""
+        return replace(
+            self._settings,
+            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
+            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
+        )
 
     def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
         """What the nodes are to the pods; InvalidSpec where they never could run there."""
@@ -128,7 +140,8 @@ class Reconciler:
         is_wary = key in self._wary
         observed = await observe(self._kube, self._store, deployment, desired, is_wary=is_wary)
         try:
-            has_changed = await self._executor.execute(key, plan(desired, observed), observed)
+            strategies = choose_strategies(deployment, observed, now=clock.wall())
+            has_changed = await self._executor.execute(key, plan(desired, observed, strategies), observed)
         except NameTaken:
             self._wary.add(key)
             if is_wary:
