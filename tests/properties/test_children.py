@@ -57,10 +57,17 @@ def _after(before: Observed, todo: Plan, *, scaled: bool) -> Observed:
     there = {
         identify(child): child for child in (*before.workloads, *before.others) if identify(child) not in deleted
     } | {identify(child): child for child in todo.apply}
-    fields = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]} if scaled else {}
+    takeover = {
+        # A custom resource's count is taken over on the object itself.
+        kind: {"manager": names.MANAGER_AUTOSCALER, **({"subresource": "scale"} if kind == "Deployment" else {})}
+        for kind in WORKLOADS
+    }
     return Observed(
         workloads=tuple(
-            {**child, "metadata": {**child["metadata"], **fields}}
+            {
+                **child,
+                "metadata": {**child["metadata"], **({"managedFields": [takeover[child["kind"]]]} if scaled else {})},
+            }
             for child in there.values()
             if child["kind"] in WORKLOADS
         ),
