@@ -30,12 +30,17 @@ def snapshot(store: Store, deployment: LLMDeployment) -> Observed:
     )
 
 
-async def observe(kube: Kube, store: Store, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> Observed:
+async def observe(
+    kube: Kube, store: Store, deployment: LLMDeployment, desired: tuple[Manifest, ...], *, is_wary: bool
+) -> Observed:
     """The snapshot to plan from.
 
     What is desired and not in the store is looked up by name: a label may have been lost, and a name may be taken.
+    Not so where there is no child at all and nothing makes us wary: then all are new, or creating them tells.
     """
     observed = snapshot(store, deployment)
+    if not (is_wary or observed.workloads or observed.others):
+        return observed
     namesakes = await _find_namesakes(kube, desired, observed)
     for namesake in namesakes:
         _wait_for_predecessor(namesake, deployment)

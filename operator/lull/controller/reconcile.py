@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
 from lull.api.reasons import ConditionType, Reason
-from lull.controller.execute import Executor
+from lull.controller.execute import Executor, NameTaken
 from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
 from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.planning import plan
+from lull.core.rollout import choose_strategies, find_next_look
 from lull.core.status import REMEDIES, Problem, summarize, summarize_unreadable
 from lull.core.troubles import find_due
 from lull.doors import clock, metrics
-from lull.doors.kube import LLMDEPLOYMENTS, NODES, Refused
+from lull.doors.kube import LEADER_WORKER_SETS, LLMDEPLOYMENTS, NODES, POD_MONITORS, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _SOON_SECONDS: Final = 15.0
 """How soon to look again for what nobody tells: a name that has become free, a node that has come."""
+_OF_THE_CLUSTER: Final = frozenset({Reason.ACCELERATORS_EXCEED_NODES, Reason.LEADER_WORKER_SET_MISSING})
+"""Refusals that another cluster would not make, so that this one may stop to."""
 _WRITTEN_SECONDS: Final = 0.25
 """How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
@@ -73,6 +76,8 @@ class Reconciler:
         self._surroundings = surroundings
         self._recorder = recorder
         self._executor = Executor(kube, learn=store.learn)
+        self._wary: set[Key] = set()
+        """Those of which a child's name was found taken."""
         self._resync_seconds = resync_seconds
 
     async def reconcile(self, key: Key) -> float | None:
@@ -81,6 +86,7 @@ class Reconciler:
         if manifest is None or "deletionTimestamp" in manifest["metadata"]:
             # Kubernetes deletes the children by their owner references, with or without us.
             self._executor.forget(key)
+            self._wary.discard(key)
             return None
         due = self._resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311  spreads resyncs only
         try:
@@ -90,10 +96,10 @@ class Reconciler:
             return due
         nodes = UNCHECKED
         try:
-            desired = build(deployment, self._settings)
+            desired = build(deployment, self._read_settings())
             nodes = self._check_nodes(deployment, desired)
-            observed = await observe(self._kube, self._store, deployment, desired)
-            if await self._executor.execute(key, plan(desired, observed), observed):
+            observed, has_changed = await self._follow_spec(deployment, desired)
+            if has_changed:
                 return _WRITTEN_SECONDS
             problem = None
         except InvalidSpec as error:
@@ -107,9 +113,18 @@ class Reconciler:
         now = clock.wall()
         await self._report(deployment, manifest, observed, nodes, problem, now=now)
         # What is not ours tells nobody here when it comes or goes, and time tells nobody at all.
-        if observed.foreign or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
+        if observed.foreign or (problem is not None and problem.reason in _OF_THE_CLUSTER):
             due = min(due, _SOON_SECONDS)
-        return min(due, find_due(observed.members, now) or due)
+        looks = (find_due(observed.members, now), find_next_look(deployment, observed, now=now))
+        return min(due, *(look for look in looks if look is not None))
+
+    def _read_settings(self) -> BuildSettings:
+        """The settings, with what the cluster is known to serve by now."""
+        return replace(
+            self._settings,
+            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
+            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
+        )
 
     def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
         """What the nodes are to the pods; InvalidSpec where they never could run there."""
@@ -118,6 +133,23 @@ class Reconciler:
         if nodes.refusal is not None:
             raise InvalidSpec(nodes.refusal, Reason.ACCELERATORS_EXCEED_NODES)
         return nodes
+
+    async def _follow_spec(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> tuple[Observed, bool]:
+        """Write the children; what was observed before, and whether anything was changed."""
+        key = deployment.key
+        is_wary = key in self._wary
+        observed = await observe(self._kube, self._store, deployment, desired, is_wary=is_wary)
+        try:
+            strategies = choose_strategies(deployment, observed, now=clock.wall())
+            has_changed = await self._executor.execute(key, plan(desired, observed, strategies), observed)
+        except NameTaken:
+            self._wary.add(key)
+            if is_wary:
+                raise
+            return await self._follow_spec(deployment, desired)
+        if not observed.foreign:
+            self._wary.discard(key)
+        return observed, has_changed
 
     async def _report(
         self,
