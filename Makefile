@@ -27,6 +27,7 @@ lint: setup ## Check style, the dependency direction and generated files
 	@$(RUN) ruff format --check
 	@$(RUN) lint-imports
 	@$(RUN) lull crd --check crds/llmdeployments.lull.dev.yaml
+	@$(RUN) python -m docs.generate --check
 
 type: setup ## Check types
 	@$(RUN) mypy
@@ -57,6 +58,9 @@ crds: setup ## Generate crds/ and the chart's copy from the types
 	@$(RUN) lull crd > crds/llmdeployments.lull.dev.yaml
 	@cp crds/llmdeployments.lull.dev.yaml charts/lull/files/
 
+docs: setup ## Write docs/reference/ from the code
+	@$(RUN) python -m docs.generate
+
 tools: setup ## Build or find kubectl, helm and, for the local cluster, Kubernetes itself
 	@$(RUN) python -m e2e.cluster tools
 
@@ -79,4 +83,4 @@ wheel-test: wheel ## Install the wheel into an empty environment and run it
 	@$(RUN) python -m tests.wheel dist
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint type fmt unit integration chart-test contract e2e golden crds tools cluster cluster-down images bench wheel wheel-test
+.PHONY: help setup demo test lint type fmt unit integration chart-test contract e2e golden crds docs tools cluster cluster-down images bench wheel wheel-test

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One measured figure; `limit` is the most that it may be."""
+    """One measured figure; `limit` is the most that it may be, where anything was promised."""
 
     name: str
     value: float
-    limit: float
+    limit: float | None
     unit: str
     samples: int
 
     @property
     def kept(self) -> bool:
         """Whether the figure is within its limit."""
-        return self.value <= self.limit
+        return self.limit is None or self.value <= self.limit
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -43,7 +43,7 @@ def print_table(claims: Sequence[Claim]) -> None:
         table.add_row(
             claim.name,
             f"{claim.value:,.1f} {claim.unit}",
-            f"{claim.limit:,.1f} {claim.unit}",
+            "-" if claim.limit is None else f"{claim.limit:,.1f} {claim.unit}",
             str(claim.samples),
             "yes" if claim.kept else "NO",
         )

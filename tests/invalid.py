@@ -6,10 +6,24 @@ from typing import Any, Final
 
 HUB: Final = {"source": "hf://org/name"}
 CPU: Final = {"vendor": "Cpu"}
+SUPPORT: Final = {"name": "support", "source": "s3://bucket/support"}
+RESERVED: Final = "lull.dev/, app.kubernetes.io/, kubernetes.io/, leaderworkerset.sigs.k8s.io/"
 
 
 def _pool(**fields: Any) -> dict[str, Any]:
     return {"model": HUB, "placement": {"pools": [{"name": "default", **fields}]}}
+
+
+def _cache(**fields: Any) -> dict[str, Any]:
+    return {"model": {**HUB, "cache": fields}}
+
+
+def _engine(**fields: Any) -> dict[str, Any]:
+    return {"model": HUB, "engine": fields}
+
+
+def _pods(**fields: Any) -> dict[str, Any]:
+    return {"model": HUB, "podTemplate": fields}
 
 
 BROKEN_RULES: Final[dict[str, tuple[dict[str, Any], str]]] = {
@@ -17,7 +31,143 @@ BROKEN_RULES: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "alias repeats name": ({"model": {**HUB, "name": "a", "aliases": ["a"]}}, "aliases must not repeat name"),
     "secret for a claim": (
         {"model": {"source": "pvc://claim/path", "secretName": "token"}},
-        "secretName is for hf:// sources; pvc:// and file:// are read without credentials",
+        "secretName is for hf://, s3://, gs:// and oci:// sources; pvc:// and file:// are read without credentials",
+    ),
+    "cache for what is in place": (
+        {"model": {"source": "pvc://claim/path", "cache": {"type": "HostPath", "path": "/models"}}},
+        "cache is for sources that are fetched; pvc:// and file:// are in place already",
+    ),
+    "claim without a size": (
+        _cache(type="PersistentVolumeClaim"),
+        "type PersistentVolumeClaim needs either size (Lull creates the claim) or claimName (it is there already)",
+    ),
+    "claim with a size and a name": (
+        _cache(type="PersistentVolumeClaim", size="40Gi", claimName="weights"),
+        "type PersistentVolumeClaim needs either size (Lull creates the claim) or claimName (it is there already)",
+    ),
+    "claim for another type": (
+        _cache(claimName="weights"),
+        "claimName and storageClassName go with type PersistentVolumeClaim",
+    ),
+    "storage class of a claim that is there": (
+        _cache(type="PersistentVolumeClaim", claimName="weights", storageClassName="fast"),
+        "storageClassName and accessMode are for a claim that Lull creates: leave them out beside claimName",
+    ),
+    "access mode without a claim": (
+        _cache(accessMode="ReadWriteOnce"),
+        "accessMode goes with type PersistentVolumeClaim",
+    ),
+    "folder of no node": (
+        _cache(type="HostPath"),
+        "type HostPath needs path, and path goes with type HostPath only",
+    ),
+    "folder with a size": (
+        _cache(type="HostPath", path="/models", size="40Gi"),
+        "a HostPath has no size: leave size out",
+    ),
+    "folder that climbs": (
+        _cache(type="HostPath", path="/models/../etc"),
+        "path must not contain '..'",
+    ),
+    "draft without a model": (
+        _engine(speculative={"method": "Draft"}),
+        "methods Draft, Eagle and Eagle3 need model; the others work without one",
+    ),
+    "lookup with a model": (
+        _engine(speculative={"method": "Ngram", "model": "hf://org/draft"}),
+        "methods Draft, Eagle and Eagle3 need model; the others work without one",
+    ),
+    "variable with two values": (
+        _engine(env=[{"name": "A", "value": "b", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]),
+        "value and valueFrom exclude each other",
+    ),
+    "fewer tokens than requests in a step": (
+        _engine(maxNumSeqs=256, maxNumBatchedTokens=128),
+        "maxNumBatchedTokens must not be less than maxNumSeqs: each request needs a token per step",
+    ),
+    "compiled code without a home": (
+        _engine(compileCache="ModelCache"),
+        "engine.compileCache ModelCache needs a model.cache that outlives the pod: set model.cache.type",
+    ),
+    "offload above memory": (
+        {"model": HUB, "engine": {"kvOffload": {"cpu": "32Gi"}}, "resources": {"memory": "32Gi"}},
+        "resources.memory must be greater than engine.kvOffload.cpu, which counts towards it",
+    ),
+    "guessing ahead of an embedding": (
+        {"model": {**HUB, "task": "Embed"}, "engine": {"speculative": {"method": "Ngram"}}},
+        "engine.speculative guesses tokens of an answer: it goes with model.task Generate only",
+    ),
+    "pool's product on a CPU": (
+        {**_pool(product="NVIDIA-L4"), "accelerator": CPU},
+        "a pool's product names an accelerator: leave it out where accelerator.vendor is Cpu",
+    ),
+    "uneven nodes": (
+        {"model": HUB, "parallelism": {"tensor": 8}, "accelerator": {"nodesPerReplica": 3}},
+        "parallelism.tensor x pipeline x data must be a multiple of accelerator.nodesPerReplica",
+    ),
+    "more accelerators than any node has": (
+        {"model": HUB, "parallelism": {"tensor": 8, "pipeline": 4}},
+        "no node has more than 16 accelerators: raise accelerator.nodesPerReplica or lower parallelism",
+    ),
+    "experts over one accelerator": (
+        {"model": HUB, "parallelism": {"expert": True}},
+        "parallelism.expert needs parallelism.tensor or parallelism.data above 1 to spread experts over",
+    ),
+    "data parallel over many nodes": (
+        {"model": HUB, "parallelism": {"tensor": 8, "data": 4}, "accelerator": {"nodesPerReplica": 4}},
+        "parallelism.data spans at most 2 nodes per replica",
+    ),
+    "base on spot": (
+        {"model": HUB, "placement": {"onDemandBase": "50%", "pools": [{"name": "spot", "capacityType": "Spot"}]}},
+        "onDemandBase needs a pool that is not Spot",
+    ),
+    "pools smaller than the minimum": (
+        {**_pool(maxReplicas=2), "scaling": {"minReplicas": 3}},
+        "the pools' maxReplicas together must not be less than scaling.minReplicas",
+    ),
+    "schedule above the maximum": (
+        {"model": HUB, "scaling": {"schedules": [{"cron": "0 8 * * *", "duration": "1h", "minReplicas": 9}]}},
+        "a schedule's minReplicas must not be greater than maxReplicas",
+    ),
+    "schedule of a moment": (
+        {"model": HUB, "scaling": {"schedules": [{"cron": "0 8 * * *", "duration": "1s", "minReplicas": 1}]}},
+        "duration must be between 1m and 168h",
+    ),
+    "adapter with the model's alias": (
+        {"model": {**HUB, "aliases": ["support"]}, "adapters": {"items": [SUPPORT]}},
+        "an adapter must not have the model's name or one of its aliases",
+    ),
+    "adapter with the model's name": (
+        {"model": {**HUB, "name": "support"}, "adapters": {"items": [SUPPORT]}},
+        "an adapter must not have the model's name or one of its aliases",
+    ),
+    "adapter with the object's name": (
+        {"model": HUB, "adapters": {"items": [{**SUPPORT, "name": "llama-8b"}]}},
+        "an adapter must not have the LLMDeployment's name, which is the model's: set spec.model.name",
+    ),
+    "adapter that climbs": (
+        {"model": HUB, "adapters": {"items": [{"name": "support", "source": "s3://bucket/../other"}]}},
+        "source must not contain '..'",
+    ),
+    "fewer places in memory than on the accelerator": (
+        {"model": HUB, "adapters": {"maxLoaded": 8, "cpuSlots": 4}},
+        "cpuSlots must not be less than maxLoaded",
+    ),
+    "no way to replace a pod": (
+        {"model": HUB, "rollout": {"maxSurge": "0%"}},
+        "maxSurge and maxUnavailable must not both be 0: no pod could be replaced",
+    ),
+    "label of Lull's own": (
+        _pods(metadata={"labels": {"lull.dev/pool": "mine"}}),
+        f"labels has a key that is no label key or that is reserved: {RESERVED}",
+    ),
+    "annotation of Kubernetes' own": (
+        _pods(metadata={"annotations": {"kubernetes.io/x": "y"}}),
+        f"annotations has a key that is no label key or that is reserved: {RESERVED}",
+    ),
+    "selector of every pool without a label key": (
+        _pods(nodeSelector={"-zone": "a"}),
+        "nodeSelector has a key that is no label key: [prefix/]name",
     ),
     "library preloaded": (
         {"model": HUB, "engine": {"env": [{"name": "LD_PRELOAD", "value": "/tmp/x.so"}]}},
@@ -29,15 +179,15 @@ BROKEN_RULES: Final[dict[str, tuple[dict[str, Any], str]]] = {
     ),
     "product on a CPU": (
         {"model": HUB, "engine": {"image": "cpu"}, "accelerator": {**CPU, "product": "NVIDIA-L4"}},
-        "product names a GPU: leave it out where vendor is Cpu",
+        "product names an accelerator: leave it out where vendor is Cpu",
     ),
     "resource on a CPU": (
         {"model": HUB, "engine": {"image": "cpu"}, "accelerator": {**CPU, "resourceName": "nvidia.com/gpu"}},
         "resourceName asks for devices: leave it out where vendor is Cpu",
     ),
     "GPU image on a CPU": (
-        {"model": HUB, "accelerator": CPU},
-        "vllm/vllm-openai needs an Nvidia GPU: set engine.image to a CPU build of vLLM",
+        {"model": HUB, "engine": {"image": "vllm/vllm-openai:v0.33.0"}, "accelerator": CPU},
+        "vllm/vllm-openai needs an Nvidia GPU: leave engine.image out, or set it to an image of the vendor",
     ),
     "shared memory above memory": (
         {"model": HUB, "resources": {"memory": "1Gi", "sharedMemory": "1024Mi"}},
@@ -71,7 +221,22 @@ WRONG_FIELDS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no model": ({}, "spec.model"),
     "no source": ({"model": {}}, "spec.model.source"),
     "plain web address": ({"model": {"source": "https://example.org/model"}}, "spec.model.source"),
-    "object store": ({"model": {"source": "s3://bucket/model"}}, "spec.model.source"),
+    "unknown scheme": ({"model": {"source": "ftp://host/model"}}, "spec.model.source"),
+    "bucket in capitals": ({"model": {"source": "s3://Bucket/model"}}, "spec.model.source"),
+    "digest cut short": ({"model": {"source": "oci://host/repo@sha256:abc"}}, "spec.model.source"),
+    "adapter in a claim": (
+        {"model": HUB, "adapters": {"items": [{"name": "a", "source": "pvc://claim/a"}]}},
+        "spec.adapters.items",
+    ),
+    "rank that vLLM does not take": ({"model": HUB, "adapters": {"maxRank": 24}}, "spec.adapters.maxRank"),
+    "unknown task": ({"model": {**HUB, "task": "Translate"}}, "spec.model.task"),
+    "share above all": ({"model": HUB, "engine": {"gpuMemoryUtilization": "1.5"}}, "spec.engine.gpuMemoryUtilization"),
+    "percentage above all": ({"model": HUB, "rollout": {"maxSurge": "120%"}}, "spec.rollout.maxSurge"),
+    "base in words": ({"model": HUB, "placement": {"onDemandBase": "half"}}, "spec.placement.onDemandBase"),
+    "cron of six fields": (
+        {"model": HUB, "scaling": {"schedules": [{"cron": "0 0 8 * * *", "duration": "1h", "minReplicas": 1}]}},
+        "spec.scaling.schedules",
+    ),
     "served name with a space": ({"model": {**HUB, "name": "my model"}}, "spec.model.name"),
     "unknown vendor": ({"model": HUB, "accelerator": {"vendor": "Abacus"}}, "spec.accelerator.vendor"),
     "no tensor parallel rank": ({"model": HUB, "parallelism": {"tensor": 0}}, "spec.parallelism.tensor"),

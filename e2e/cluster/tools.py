@@ -49,6 +49,7 @@ class Binary:
 
 KUBECTL = Binary("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", _KUBERNETES_FLAGS)
 HELM = Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm")
+HELM_UNITTEST = Binary("helm-unittest", "helm-unittest", "github.com/helm-unittest/helm-unittest/cmd/helm-unittest")
 PAUSE = Binary("pause", "pause", ".")
 BINARIES = (
     KUBECTL,
@@ -129,6 +130,17 @@ def find_clients() -> Toolbox:
             go = find_go()
             found |= {binary.name: _build(go, binary) for binary in missing}
     return Toolbox({name: path for name, path in found.items() if path is not None})
+
+
+def build_binary(binary: Binary) -> Path:
+    """Build one more program from a module beside this file, unless it is there already."""
+    with _locked(cache_folder() / "tools.lock"):
+        return _build(find_go(), binary)
+
+
+def machine_name() -> str:
+    """This machine's architecture, as images call it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 def find_go() -> Go:
@@ -215,8 +227,7 @@ def _build_pause_archive(pause: Path) -> Path:
     archive = pause.with_name("pause.tar")
     if not archive.exists():
         unfinished = archive.with_name(".pause.tar")
-        machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-        write_image(unfinished, reference=PAUSE_REFERENCE, binary=pause, entrypoint=["/pause"], machine=machine)
+        write_image(unfinished, reference=PAUSE_REFERENCE, binary=pause, entrypoint=["/pause"], machine=machine_name())
         unfinished.replace(archive)
     return archive
 

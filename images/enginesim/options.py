@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .engine import Speed
+from .groups import Place
 
 _UNITS = {"k": 1000, "m": 1_000_000, "K": 1024, "M": 1024**2}
 _MODEL_LENGTH = 8192
+_ALONE = Place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Options:
     runtime_lora: bool
     startup: float
     exit_after_startup: int | None
+    place: Place
     behaviour: Behaviour
 
     @property
@@ -94,6 +97,12 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--enable-server-load-tracking", action="store_true")
     parser.add_argument("--enable-request-id-headers", action="store_true")
+    parser.add_argument("--nnodes", "-n", type=int, default=_ALONE.nodes)
+    parser.add_argument("--node-rank", "-r", type=int, default=_ALONE.rank)
+    parser.add_argument("--master-addr", default=_ALONE.address)
+    parser.add_argument("--master-port", type=int, default=_ALONE.port)
+    parser.add_argument("--headless", action="store_true")
+    parser.add_argument("--distributed-timeout-seconds", type=float, default=_ALONE.timeout)
 
     def sim(name: str, kind: Callable[[str], object], default: object) -> None:
         text = environ.get(f"SIM_{name.upper().replace('-', '_')}")
@@ -126,6 +135,14 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
         runtime_lora=_flag(environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0")),
         startup=given.sim_startup,
         exit_after_startup=given.sim_exit_after_startup,
+        place=Place(
+            nodes=given.nnodes,
+            rank=given.node_rank,
+            address=given.master_addr,
+            port=given.master_port,
+            headless=given.headless,
+            timeout=given.distributed_timeout_seconds,
+        ),
         behaviour=Behaviour(**{name: getattr(given, f"sim_{name}") for name in _defaults()}),
     )
 

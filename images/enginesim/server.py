@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from aiohttp import web
 from . import payloads
 from .adapters import Adapters
 from .engine import Engine, Finish, Request, Timeline, Token
+from .groups import joining, leading
 from .metrics import Registry
 from .options import Behaviour, Options, missing_model, speed_of
 from .payloads import Answer, ApiError, Choice, Json, bad_request, error_body, invalid
@@ -80,6 +81,7 @@ class Server:
         self._sleep_level: int | None = None
         self._woken: set[str] = set()
         self._failures = 0
+        self._lacks_member = False
 
     # ------------------------------------------------------------------ life
 
@@ -121,6 +123,16 @@ class Server:
         self.died_at = time.monotonic()
         for sequence in self._sequences.values():
             sequence.arrivals.put_nowait((sequence.index, None))
+
+    def lose_member(self) -> None:
+        """Lose a process of the group; only a request shows it, one that runs or the next one."""
+        self._lacks_member = True
+        if self._sequences:
+            self._begin_death()
+
+    def _begin_death(self) -> None:
+        if self.died_at is None:
+            self._death = asyncio.get_running_loop().create_task(self._die())
 
     async def _die(self) -> None:
         self._kill_core()
@@ -539,7 +551,9 @@ class Server:
         if isinstance(temperature, int | float) and temperature < 0:
             message = f"temperature must be non-negative, got {float(temperature)}."
             raise bad_request(f"{message} (parameter=temperature, value={float(temperature)})", "temperature")
-        if self.died_at is not None:
+        if self._lacks_member:
+            self._begin_death()
+        if self.died_at is not None or self._lacks_member:
             raise EngineDeadError
         if self.draining:
             raise ApiError(500, "InternalServerError", payloads.SHUTTING_DOWN)
@@ -593,7 +607,7 @@ class Server:
 
     async def die(self, _: web.Request) -> web.Response:
         """Lose the engine core, as when a worker is killed; the process follows, with exit code 0."""
-        self._death = asyncio.get_running_loop().create_task(self._die())
+        self._begin_death()
         return _json({"dead": True})
 
     # ------------------------------------------------------------------ metrics
@@ -637,7 +651,7 @@ async def serve(options: Options) -> int:
     terminated = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, terminated.set)
     loop.add_signal_handler(signal.SIGINT, terminated.set)
-    async with asyncio.TaskGroup() as group:
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         term = group.create_task(terminated.wait())
         stop = group.create_task(server.stopped.wait())
         driver = group.create_task(server.drive())
@@ -646,20 +660,49 @@ async def serve(options: Options) -> int:
                 await terminated.wait()
         code = 0 if terminated.is_set() else _start_failure(options)
         if not terminated.is_set() and code == 0:
-            runner = web.AppRunner(server.app(), **_RUNNER)
-            await runner.setup()
-            site = web.TCPSite(runner, options.host, options.port)
-            await site.start()
-            _log.info("serving %s on port %d", options.served_names[0], options.port)
-            await asyncio.wait({term, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not server.stopped.is_set():
-                await server.drain()
-            await site.stop()
-            await server.wait_for_clients()
-            await runner.cleanup()
+            whole = group.create_task(_enter_group(stack, server))
+            await asyncio.wait({term, whole}, return_when=asyncio.FIRST_COMPLETED)
+            if not whole.done():
+                whole.cancel()
+            elif not whole.result():
+                code = 1
+            elif options.place.headless:
+                await terminated.wait()
+            else:
+                await _listen(server, {term, stop})
         for task in (term, stop, driver):
             task.cancel()
     return code
+
+
+async def _enter_group(stack: AsyncExitStack, server: Server) -> bool:
+    """Take the place in the group that the command line gives, if it gives one; tell whether the group came together."""
+    place = server.options.place
+    try:
+        if place.headless:
+            await stack.enter_async_context(joining(place))
+        elif place.nodes > 1:
+            await stack.enter_async_context(leading(place, server.lose_member))
+    except OSError as error:
+        _log.error("the group did not come together: %s", error)
+        return False
+    return True
+
+
+async def _listen(server: Server, ends: set[asyncio.Task[Any]]) -> None:
+    """Serve until one of these tasks ends; then as long as vLLM would."""
+    options = server.options
+    runner = web.AppRunner(server.app(), **_RUNNER)
+    await runner.setup()
+    site = web.TCPSite(runner, options.host, options.port)
+    await site.start()
+    _log.info("serving %s on port %d", options.served_names[0], options.port)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not server.stopped.is_set():
+        await server.drain()
+    await site.stop()
+    await server.wait_for_clients()
+    await runner.cleanup()
 
 
 def _start_failure(options: Options) -> int:

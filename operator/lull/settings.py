@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lull.api import names
 
+_URL = r"^(https?://\S+)?$"
+
 
 class _Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LULL_", frozen=True, extra="ignore")
@@ -38,6 +40,25 @@ class OperatorSettings(_Settings):
     hub_endpoint: Annotated[str, Field(description="Base URL of the Hugging Face hub or a mirror of it.")] = (
         "https://huggingface.co"
     )
+    s3_endpoint: Annotated[
+        str, Field(pattern=_URL, description="Base URL of the S3 API for s3:// sources; empty means Amazon's.")
+    ] = ""
+    gs_endpoint: Annotated[
+        str,
+        Field(pattern=_URL, description="Base URL of the Cloud Storage API for gs:// sources; empty means Google's."),
+    ] = ""
+    oci_plain_http: Annotated[
+        str, Field(description="Registries (host or host:port, comma-separated) that oci:// sources reach without TLS.")
+    ] = ""
+    pass_labels: Annotated[
+        str, Field(description="Labels of an LLMDeployment (keys, comma-separated) that its pods get too.")
+    ] = ""
+    nodes_autoscaled: Annotated[
+        bool, Field(description="Whether nodes may be added: a pod larger than any present node is then not refused.")
+    ] = False
+    gateway_url: Annotated[str, Field(description="Base URL for clients, as status.url shows it.")] = (
+        "http://lull-gateway.lull-system.svc/v1"
+    )
     gateway_service: Annotated[str, Field(description="Name of the gateways' headless Service.")] = "lull-gateway-admin"
     lease_name: str = "lull-operator"
     lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15.0
@@ -47,6 +68,11 @@ class OperatorSettings(_Settings):
         300.0
     )
     workers: Annotated[int, Field(ge=1, le=64, description="Reconciles at a time.")] = 8
+
+    @property
+    def passed_labels(self) -> tuple[str, ...]:
+        """Keys of the labels that pods take over from their LLMDeployment."""
+        return tuple(key for part in self.pass_labels.split(",") if (key := part.strip()))
 
 
 class GatewaySettings(_Settings):

@@ -15,19 +15,27 @@ from tests.chart.reading import container, environment, kinds, one, pod_specs, r
 if TYPE_CHECKING:
     from tests.chart.conftest import Chart, Manifest
 
-READ = ("get", "list", "watch")
-WRITE = (*READ, "create", "patch", "delete")
+READ = ("list", "watch")
+CHILD = ("get", *READ, "create", "patch", "delete")
+CHILDREN = (
+    ("apps", "deployments"),
+    ("leaderworkerset.x-k8s.io", "leaderworkersets"),
+    ("", "services"),
+    ("", "persistentvolumeclaims"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("policy", "poddisruptionbudgets"),
+    ("monitoring.coreos.com", "podmonitors"),
+)
 OPERATOR = {
-    *(("lull.dev", "llmdeployments", verb) for verb in READ),
+    *(("lull.dev", "llmdeployments", verb) for verb in ("get", *READ)),
     ("lull.dev", "llmdeployments/status", "patch"),
-    *(("apps", "deployments", verb) for verb in WRITE),
-    *(("apps", "deployments/scale", verb) for verb in ("get", "patch")),
-    *(("", "services", verb) for verb in WRITE),
-    *(("networking.k8s.io", "networkpolicies", verb) for verb in WRITE),
-    *(("policy", "poddisruptionbudgets", verb) for verb in WRITE),
+    *((*child, verb) for child in CHILDREN for verb in CHILD),
+    ("apps", "deployments/scale", "patch"),
+    ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", "patch"),
     *(("", "pods", verb) for verb in READ),
-    *(("", "events", verb) for verb in (*READ, "create", "patch")),
+    *(("", "events", verb) for verb in ("create", "patch")),
 }
+OPERATOR_OF_THE_CLUSTER = OPERATOR | {("", "nodes", verb) for verb in READ}
 OPERATOR_AT_HOME = {
     *(("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")),
     *(("discovery.k8s.io", "endpointslices", verb) for verb in READ),
@@ -42,7 +50,7 @@ FULL = {
 
 
 def test_the_operator_may_do_exactly_what_it_does(defaults: list[Manifest]) -> None:
-    assert rules(one(defaults, "ClusterRole", "lull-operator")) == OPERATOR
+    assert rules(one(defaults, "ClusterRole", "lull-operator")) == OPERATOR_OF_THE_CLUSTER
     assert rules(one(defaults, "Role", "lull-operator-own")) == OPERATOR_AT_HOME
 
 

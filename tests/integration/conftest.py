@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class ApiServer:
-    """A running API server with Lull's CRD installed."""
+    """A running API server."""
 
     url: str
     kubeconfig: Path
@@ -58,21 +59,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """An API server of its own: no controllers, no nodes, so that what is written stays as it was written."""
     folder = tmp_path_factory.mktemp("apiserver")
+    with start_apiserver(folder) as server:
+        server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "llmdeployments.lull.dev.yaml"))
+        server.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.lull.dev", "--timeout=30s")
+        # The schema reaches discovery a moment later; kubectl validates and explains by it.
+        wait_until(lambda: "KIND:" in server.kubectl("explain", "llmdeployment", check=False), folder)
+        yield server
+
+
+@contextmanager
+def start_apiserver(folder: Path, *flags: str) -> Iterator[ApiServer]:
+    """An API server with nothing on it, told these flags besides."""
     tools = _find_tools()
     write_pki(folder / "pki", _identities(), now=dt.datetime.now(dt.UTC))
     client_port, peer_port, api_port = _free_ports(3)
     kubeconfig = _write_kubeconfig(folder, api_port)
+    serve = [*_apiserver_command(tools["kube-apiserver"], folder, client_port, api_port), *flags]
     processes: list[subprocess.Popen[bytes]] = []
     try:
         processes.append(_start(folder, _etcd_command(tools["etcd"], folder, client_port, peer_port)))
-        processes.append(_start(folder, _apiserver_command(tools["kube-apiserver"], folder, client_port, api_port)))
+        processes.append(_start(folder, serve))
         _wait_ready(folder, api_port, processes)
-        server = ApiServer(f"https://127.0.0.1:{api_port}", kubeconfig, tools["kubectl"])
-        server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "llmdeployments.lull.dev.yaml"))
-        server.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.lull.dev", "--timeout=30s")
-        # The schema reaches discovery a moment later; kubectl validates and explains by it.
-        _wait_until(lambda: "KIND:" in server.kubectl("explain", "llmdeployment", check=False), folder)
-        yield server
+        yield ApiServer(f"https://127.0.0.1:{api_port}", kubeconfig, tools["kubectl"])
     finally:
         # The API server does not stop by SIGTERM once etcd is gone, so it goes first.
         for process in reversed(processes):
@@ -167,10 +175,10 @@ def _wait_ready(folder: Path, port: int, processes: list[subprocess.Popen[bytes]
         except OSError:
             return False
 
-    _wait_until(is_ready, folder)
+    wait_until(is_ready, folder)
 
 
-def _wait_until(is_there: Callable[[], bool], folder: Path) -> None:
+def wait_until(is_there: Callable[[], bool], folder: Path) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not is_there():
         assert time.monotonic() < deadline, _logs(folder)

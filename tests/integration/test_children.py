@@ -112,7 +112,7 @@ async def test_a_reconcile_that_looked_before_the_autoscaler_scaled_resets_nothi
     await kube.scale(DEPLOYMENTS, namespace, name, replicas=2)
 
     with pytest.raises(Transient, match="lull-autoscaler"):
-        await Executor(kube).execute(deployment.key, stale, born)
+        await Executor(kube, learn=lambda _: None).execute(deployment.key, stale, born)
 
     (scaled,) = (await _observe(kube, deployment)).workloads
     assert scaled["spec"]["replicas"] == 2

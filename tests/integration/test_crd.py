@@ -18,15 +18,16 @@ async def test_writes_defaults_into_the_object(kube: Kube, namespace: str) -> No
     stored = await kube.apply(manifest(namespace=namespace))
 
     spec = stored["spec"]
-    assert spec["engine"]["image"] == "vllm/vllm-openai:v0.33.0"
+    assert "image" not in spec["engine"]
     assert spec["scaling"] == {
         "minReplicas": 0,
         "maxReplicas": 8,
         "idleAfter": "10m",
         "target": {"queueLength": 4},
+        "schedules": [],
         "behavior": {
-            "scaleUp": {"stabilizationWindowSeconds": 0},
-            "scaleDown": {"stabilizationWindowSeconds": 300},
+            "scaleUp": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": []},
+            "scaleDown": {"stabilizationWindowSeconds": 300, "selectPolicy": "Max", "policies": []},
         },
     }
     assert spec["placement"]["pools"] == [
@@ -80,7 +81,10 @@ async def test_kubectl_shows_what_matters(apiserver: ApiServer, kube: Kube, name
         created,
         {
             "summary": "1/2",
-            "desiredReplicas": 2,
+            "accelerator": "1x NVIDIA-L4",
+            "spot": "0/1",
+            "adaptersSummary": "2/2",
+            "url": "http://lull-gateway.lull-system.svc/v1",
             "conditions": [
                 {
                     "type": "Ready",
@@ -95,8 +99,22 @@ async def test_kubectl_shows_what_matters(apiserver: ApiServer, kube: Kube, name
 
     header, row = apiserver.kubectl("get", "llm", "-n", namespace, "-o", "wide").splitlines()
 
-    assert header.split() == ["NAME", "MODEL", "READY", "REPLICAS", "REASON", "ACCELERATOR", "DESIRED", "AGE"]
-    assert row.split()[:7] == ["llama-8b", "hf://org/name", "True", "1/2", "Serving", "NVIDIA-L4", "2"]
+    assert header.split() == [
+        "NAME",
+        "MODEL",
+        "READY",
+        "REPLICAS",
+        "REASON",
+        "ACCELERATOR",
+        "SPOT",
+        "ADAPTERS",
+        "URL",
+        "AGE",
+    ]
+    assert row.startswith("llama-8b")
+    assert " ".join(row.split()[1:-1]) == (
+        "hf://org/name True 1/2 Serving 1x NVIDIA-L4 0/1 2/2 http://lull-gateway.lull-system.svc/v1"
+    )
 
 
 async def test_kubectl_finds_it_under_all(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
@@ -120,6 +138,55 @@ async def test_kubectl_scale_sets_spec_replicas(apiserver: ApiServer, kube: Kube
     assert scale["status"] == {"replicas": 1, "selector": "lull.dev/deployment=llama-8b"}
 
 
+async def test_refuses_a_name_that_stands_twice(kube: Kube, namespace: str) -> None:
+    pools = [{"name": "a"}, {"name": "a", "capacityType": "Spot"}]
+
+    with pytest.raises(Refused, match="Duplicate value"):
+        await kube.create(manifest(namespace=namespace, placement={"pools": pools}))
+
+
+async def test_drops_what_it_does_not_know(kube: Kube, namespace: str) -> None:
+    stored = await kube.create(manifest(namespace=namespace, sleep={"level": 1}))
+
+    assert "sleep" not in stored["spec"]
+
+
+async def test_another_manager_may_own_an_adapter(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
+    ours = {"items": [{"name": "fr", "source": "s3://bucket/fr"}]}
+    theirs = {"items": [{"name": "de", "source": "s3://bucket/de"}]}
+    await kube.apply(manifest(namespace=namespace, adapters=ours))
+
+    apiserver.kubectl(
+        "apply", "--server-side", "--field-manager=training", "-f", "-",
+        stdin=json.dumps(manifest(namespace=namespace, adapters=theirs)),
+    )  # fmt: skip
+
+    again = await kube.apply(manifest(namespace=namespace, adapters=ours))
+    assert {item["name"] for item in again["spec"]["adapters"]["items"]} == {"fr", "de"}
+
+
+async def test_an_autoscaler_may_own_the_replicas(apiserver: ApiServer, kube: Kube, namespace: str) -> None:
+    await kube.apply(manifest(namespace=namespace))
+
+    apiserver.kubectl("scale", "llm/llama-8b", "-n", namespace, "--replicas=5")
+
+    assert (await kube.apply(manifest(namespace=namespace)))["spec"]["replicas"] == 5
+
+
+async def test_explains_the_whole_spec(apiserver: ApiServer) -> None:
+    explained = apiserver.kubectl("explain", "llmdeployment.spec", "--recursive")
+
+    for part in (
+        "speculative",
+        "kvOffload",
+        "nodesPerReplica",
+        "onDemandBase",
+        "schedules",
+        "topologySpreadConstraints",
+    ):
+        assert part in explained
+
+
 async def test_kubectl_explain_says_what_a_field_does(apiserver: ApiServer) -> None:
     explained = apiserver.kubectl("explain", "llmdeployment.spec.scaling.idleAfter")
 
@@ -137,4 +204,4 @@ def test_kubectl_refuses_a_misspelt_field(apiserver: ApiServer, namespace: str) 
 def test_every_example_is_valid(apiserver: ApiServer, namespace: str) -> None:
     answer = apiserver.kubectl("apply", "-n", namespace, "--validate=strict", "-f", "crds/examples")
 
-    assert answer.count("created") == 4
+    assert answer.count("created") == 8

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lull.api.reasons import ScalingReason
+from lull.api.scaling import PolicyType, ScalingPolicy, ScheduleSpec, SelectPolicy
+from lull.core.pacing import Pace
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, decide
+from lull.core.schedules import find_floor
 from lull.core.signals import Demand
 
+paces = st.builds(
+    Pace,
+    st.integers(0, 20).map(float),
+    st.sampled_from([SelectPolicy.MAX, SelectPolicy.MIN]),
+    st.lists(
+        st.builds(
+            ScalingPolicy, type=st.sampled_from(PolicyType), value=st.integers(1, 50), period_seconds=st.integers(1, 9)
+        ),
+        max_size=2,
+    ).map(tuple),
+)
+schedules = st.builds(
+    ScheduleSpec,
+    cron=st.sampled_from(["* * * * *", "*/2 * * * *", "0 8 * * 1-5"]),
+    duration=st.just("1m"),
+    min_replicas=st.integers(1, 20),
+)
 policies = st.builds(
-    lambda least, more, queue, flight, idle, up, down: Policy(
+    lambda least, more, queue, flight, idle, up, down, daily, capacity: Policy(
         min_replicas=least,
         max_replicas=max(least + more, 1),
         target_queue=queue,
         target_in_flight=flight,
         idle_after=float(idle),
-        scale_up_window=float(up),
-        scale_down_window=float(down),
+        scale_up=up,
+        scale_down=down,
+        schedules=tuple(daily),
+        capacity=capacity,
         manual=None,
     ),
     st.integers(0, 5),
@@ -27,9 +50,12 @@ policies = st.builds(
     st.integers(1, 50),
     st.integers(1, 50),
     st.integers(0, 100),
-    st.integers(0, 20),
-    st.integers(0, 100),
+    paces,
+    paces,
+    st.lists(schedules, max_size=2),
+    st.none() | st.integers(1, 20),
 )
+MONDAY = datetime(2026, 11, 23, 7, 59, 30, tzinfo=UTC).timestamp()
 loads = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 200)), min_size=1, max_size=60)
 
 
@@ -44,13 +70,24 @@ def counts(asked: int, *, loading: int = 0, ready_at: float | None = None) -> Re
 def run(policy: Policy, load: list[tuple[int, int]], *, start: int = 0, loading: bool = False) -> list[Decision]:
     """One decision a second; every replica is ready, or loading, at once."""
     decisions: list[Decision] = []
-    asked, history = policy.min_replicas, None
+    asked, history = min(policy.min_replicas, most(policy)), None
     for second, (held, in_flight) in enumerate(load):
         replicas = counts(asked, loading=asked if loading else 0)
-        decision = decide(policy, demand(held, in_flight), replicas, history=history, now=float(start + second))
+        decision = decide(
+            policy,
+            demand(held, in_flight),
+            replicas,
+            history=history,
+            now=float(start + second),
+            wall=MONDAY + second,
+        )
         decisions.append(decision)
         asked, history = decision.replicas, decision.history
     return decisions
+
+
+def most(policy: Policy) -> int:
+    return policy.max_replicas if policy.capacity is None else min(policy.max_replicas, policy.capacity)
 
 
 def outcomes(decisions: list[Decision]) -> list[tuple[int, ScalingReason, str]]:
@@ -59,7 +96,9 @@ def outcomes(decisions: list[Decision]) -> list[tuple[int, ScalingReason, str]]:
 
 @given(policies, loads)
 def test_stays_within_bounds(policy: Policy, load: list[tuple[int, int]]) -> None:
-    assert all(policy.min_replicas <= decision.replicas <= policy.max_replicas for decision in run(policy, load))
+    least = min(policy.min_replicas, most(policy))
+
+    assert all(least <= decision.replicas <= most(policy) for decision in run(policy, load))
 
 
 @given(policies, loads, st.integers(1, 10**6))
@@ -71,18 +110,23 @@ def test_reads_no_clock_of_its_own(policy: Policy, load: list[tuple[int, int]], 
 def test_more_demand_never_means_fewer_replicas(
     policy: Policy, held: int, in_flight: int, more_held: int, more_in_flight: int, asked: int
 ) -> None:
-    less = decide(policy, demand(held, in_flight), counts(asked), history=None, now=0.0)
+    less = decide(policy, demand(held, in_flight), counts(asked), history=None, now=0.0, wall=MONDAY)
 
-    more = decide(policy, demand(held + more_held, in_flight + more_in_flight), counts(asked), history=None, now=0.0)
+    more = decide(
+        policy, demand(held + more_held, in_flight + more_in_flight), counts(asked), history=None, now=0.0, wall=MONDAY
+    )
 
     assert more.replicas >= less.replicas
 
 
 @given(policies, st.integers(0, 60), st.integers(0, 200))
 def test_settles_under_constant_load(policy: Policy, held: int, in_flight: int) -> None:
-    steps = int(policy.idle_after + policy.scale_up_window + policy.scale_down_window) + 5
+    unscheduled = replace(policy, schedules=())
+    windows = int(policy.scale_up.window + policy.scale_down.window)
+    periods = int(max(policy.scale_up.memory, policy.scale_down.memory)) * policy.max_replicas
+    steps = int(policy.idle_after) + windows + periods + 5
 
-    replicas = [decision.replicas for decision in run(policy, [(held, in_flight)] * (steps + 10))]
+    replicas = [decision.replicas for decision in run(unscheduled, [(held, in_flight)] * (steps + 10))]
 
     assert len(set(replicas[steps:])) == 1
     assert replicas == sorted(replicas)
@@ -106,11 +150,18 @@ def test_keeps_a_replica_for_whoever_asks(policy: Policy, load: list[tuple[int, 
 
 @given(policies, st.integers(1, 20), st.integers(0, 200), st.integers(0, 200))
 def test_sleeps_only_after_idle_after(policy: Policy, asked: int, quiet: int, ready: int) -> None:
-    sleepy = replace(policy, min_replicas=0, max_replicas=max(policy.max_replicas, asked))
-    history = History(since=-1000.0, last_request_at=0.0, peaks=(), troughs=())
+    sleepy = replace(
+        policy,
+        min_replicas=0,
+        max_replicas=max(policy.max_replicas, asked),
+        scale_down=Pace(0.0, SelectPolicy.MAX, ()),
+        schedules=(),
+        capacity=None,
+    )
+    history = History(since=-1000.0, last_request_at=0.0, peaks=(), troughs=(), changes=())
     youngest = counts(asked, ready_at=float(ready))
 
-    decision = decide(sleepy, demand(0, 0), youngest, history=history, now=float(ready + quiet))
+    decision = decide(sleepy, demand(0, 0), youngest, history=history, now=float(ready + quiet), wall=MONDAY)
 
     assert (decision.replicas == 0) == (quiet >= sleepy.idle_after)
 
@@ -121,11 +172,37 @@ def test_remembers_no_more_than_there_can_be_replicas(policy: Policy, load: list
 
     assert len(history.peaks) <= policy.max_replicas + 1
     assert len(history.troughs) <= policy.max_replicas + 1
+    assert len(history.changes) <= max(policy.scale_up.memory, policy.scale_down.memory)
 
 
 @given(policies, st.integers(0, 30))
 def test_holds_what_is_there_without_a_signal(policy: Policy, asked: int) -> None:
-    decision = decide(policy, None, counts(asked), history=None, now=0.0)
+    unscheduled = replace(policy, schedules=())
 
-    assert decision.replicas == min(max(asked, policy.min_replicas), policy.max_replicas)
+    decision = decide(unscheduled, None, counts(asked), history=None, now=0.0, wall=MONDAY)
+
+    assert decision.replicas == min(max(asked, policy.min_replicas), most(policy))
     assert decision.reason is ScalingReason.SIGNAL_MISSING
+
+
+@given(policies, loads)
+def test_keeps_what_schedules_ask_for(policy: Policy, load: list[tuple[int, int]]) -> None:
+    floors = [find_floor(policy.schedules, MONDAY + second) for second in range(len(load))]
+    asked = [min(floor.replicas if floor else 0, most(policy)) for floor in floors]
+
+    assert all(decision.replicas >= floor for decision, floor in zip(run(policy, load), asked, strict=True))
+
+
+@given(policies, loads, st.integers(1, 5), st.integers(1, 9))
+def test_changes_no_faster_than_a_policy_allows(
+    policy: Policy, load: list[tuple[int, int]], value: int, period: int
+) -> None:
+    pods = ScalingPolicy(type=PolicyType.PODS, value=value, period_seconds=period)
+    pace = Pace(0.0, SelectPolicy.MAX, (pods,))
+    slow = replace(policy, min_replicas=1, scale_up=pace, scale_down=pace, schedules=())
+
+    replicas = [1, *(decision.replicas for decision in run(slow, load))]
+
+    for second in range(1, len(replicas)):
+        start, before, after = replicas[max(second - period, 0)], replicas[second - 1], replicas[second]
+        assert min(start - value, before) <= after <= max(start + value, before)

@@ -22,19 +22,57 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/*
+Labels of an object: the users' own first, so that they never replace those that others go by.
+Called with (list $ component), and labels of users for this object alone where there are some.
+*/}}
 {{- define "lull.labels" -}}
 {{- $root := index . 0 -}}
-{{ include "lull.selector" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: lull
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- $labels := deepCopy $root.Values.commonLabels -}}
+{{- if gt (len .) 2 -}}
+{{- $labels = mergeOverwrite $labels (index . 2) -}}
+{{- end -}}
+{{- $labels = mergeOverwrite $labels (include "lull.selector" . | fromYaml) -}}
+{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion -}}
+{{- $_ := set $labels "app.kubernetes.io/part-of" "lull" -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{/*
+Metadata of an object of the release. Called with (list $ component suffix), and a dict where the object is special:
+`namespace` (empty for one of the cluster), `annotations` and `labels`. The suffix follows the release in its name.
+*/}}
+{{- define "lull.metadata" -}}
+{{- $root := index . 0 -}}
+{{- $special := dict -}}
+{{- if gt (len .) 3 -}}
+{{- $special = index . 3 -}}
+{{- end -}}
+name: {{ include "lull.fullname" $root }}{{ with index . 2 }}-{{ . }}{{ end }}
+{{- with ternary (get $special "namespace") $root.Release.Namespace (hasKey $special "namespace") }}
+namespace: {{ . }}
+{{- end }}
+labels:
+  {{- include "lull.labels" (list $root (index . 1) (get $special "labels" | default dict)) | nindent 2 }}
+{{- with mergeOverwrite (deepCopy $root.Values.commonAnnotations) (get $special "annotations" | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* Namespace that Lull is limited to; empty for the whole cluster. */}}
 {{- define "lull.watchNamespace" -}}
 {{- if eq .Values.rbac.scope "namespaced" -}}
 {{- .Values.rbac.watchNamespace | default .Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Base URL for clients. */}}
+{{- define "lull.gatewayUrl" -}}
+{{- with .Values.gateway -}}
+{{- .url | default (printf "http://%s-gateway.%s.svc%s/v1" (include "lull.fullname" $) $.Release.Namespace (ternary "" (printf ":%v" .service.port) (eq (int .service.port) 80))) -}}
 {{- end -}}
 {{- end -}}
 
@@ -68,6 +106,18 @@ seccompProfile:
 {{- with include "lull.watchNamespace" . }}
 - name: LULL_WATCH_NAMESPACE
   value: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels and annotations of a component's pods. Called with (list $ component values). */}}
+{{- define "lull.podMetadata" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 2 -}}
+labels:
+  {{- include "lull.labels" (list $root (index . 1) $values.podLabels) | nindent 2 }}
+{{- with mergeOverwrite (deepCopy $root.Values.commonAnnotations) $values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -120,7 +170,10 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
-{{/* What the operator may do to the objects of LLMDeployments, in the namespaces that it serves. */}}
+{{/*
+What the operator may do to LLMDeployments and to what they own, in the namespaces that it serves. Every verb is one
+that it uses: tests/integration/test_rights.py reads so in an API server's audit log.
+*/}}
 {{- define "lull.operatorRules" -}}
 - apiGroups: [lull.dev]
   resources: [llmdeployments]
@@ -133,9 +186,15 @@ livenessProbe:
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments/scale]
-  verbs: [get, patch]
+  verbs: [patch]
+- apiGroups: [leaderworkerset.x-k8s.io]
+  resources: [leaderworkersets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [leaderworkerset.x-k8s.io]
+  resources: [leaderworkersets/scale]
+  verbs: [patch]
 - apiGroups: [""]
-  resources: [services]
+  resources: [services, persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
@@ -143,59 +202,55 @@ livenessProbe:
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [monitoring.coreos.com]
+  resources: [podmonitors]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [get, list, watch, create, patch]
+  verbs: [create, patch]
+{{- if eq .Values.rbac.scope "cluster" }}
+# What nodes have, and whether a pool fits any. Nodes are the cluster's: Lull for one namespace does without.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+{{- end }}
 {{- end -}}
 
 {{- define "lull.gatewayRules" -}}
 - apiGroups: [lull.dev]
   resources: [llmdeployments]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end -}}
 
-{{/* Roles and bindings of one component. Called with (list $ component rules). */}}
+{{/* Account, role and binding of one component. Called with (list $ component rules). */}}
 {{- define "lull.access" -}}
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
 {{- $name := printf "%s-%s" (include "lull.fullname" $root) $component -}}
-{{- $namespace := include "lull.watchNamespace" $root -}}
-{{- $kind := ternary "Role" "ClusterRole" (ne $namespace "") -}}
+{{- $served := dict "namespace" (include "lull.watchNamespace" $root) -}}
+{{- $kind := ternary "Role" "ClusterRole" (eq $root.Values.rbac.scope "namespaced") -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ $name }}
-  namespace: {{ $root.Release.Namespace }}
-  labels:
-    {{- include "lull.labels" . | nindent 4 }}
+  {{- include "lull.metadata" (list $root $component $component) | nindent 2 }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $kind }}
 metadata:
-  name: {{ $name }}
-  {{- with $namespace }}
-  namespace: {{ . }}
-  {{- end }}
-  labels:
-    {{- include "lull.labels" . | nindent 4 }}
+  {{- include "lull.metadata" (list $root $component $component $served) | nindent 2 }}
 rules:
 {{ index . 2 }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $kind }}Binding
 metadata:
-  name: {{ $name }}
-  {{- with $namespace }}
-  namespace: {{ . }}
-  {{- end }}
-  labels:
-    {{- include "lull.labels" . | nindent 4 }}
+  {{- include "lull.metadata" (list $root $component $component $served) | nindent 2 }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: {{ $kind }}

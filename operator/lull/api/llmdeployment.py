@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from lull.api import names
-from lull.api.spec import LLMDeploymentSpec
+from lull.api.reasons import Reason
+from lull.api.spec import ENGINE_IMAGES, LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON: the only untyped value that travels past a `parse_*`."""
 
+ADAPTER_NAME_RULE: Final = (
+    "an adapter must not have the LLMDeployment's name, which is the model's: set spec.model.name"
+)
+
 
 class InvalidSpec(ValueError):  # noqa: N818  reads as what it says of the object
     """The object cannot work as written; the message says what to change. Retrying does not help."""
+
+    def __init__(self, message: str, reason: Reason = Reason.INVALID_SPEC) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,12 +52,27 @@ class LLMDeployment:
     deleting: bool
     spec: LLMDeploymentSpec
     status: LLMDeploymentStatus
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Those that its author put on the object."""
 
     @property
     def served_names(self) -> tuple[str, ...]:
         """Names that clients may send as "model": the first one is the engine's own."""
         first = self.spec.model.name or self.key.name
         return (first, *(alias for alias in self.spec.model.aliases if alias != first))
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names that clients may send as "model" to get an adapter on top of the model."""
+        return tuple(adapter.name for adapter in self.spec.adapters.items) if self.spec.adapters else ()
+
+    @property
+    def engine_image(self) -> str:
+        """Image of the engine: what the spec says, else the one that was chosen first, else this version's."""
+        chosen, vendor = self.status.engine, self.spec.accelerator.vendor
+        if self.spec.engine.image is not None:
+            return self.spec.engine.image
+        return chosen.image if chosen is not None and chosen.vendor is vendor else ENGINE_IMAGES[vendor]
 
 
 def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
@@ -55,19 +82,25 @@ def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
         spec = LLMDeploymentSpec.model_validate(manifest.get("spec") or {})
     except ValidationError as error:
         raise InvalidSpec(render_validation_error(error, root="spec")) from error
+    if twice := spec.duplicates():
+        raise InvalidSpec("; ".join(twice))
+    name = metadata.get("name") or ""
+    if spec.adapters is not None and spec.model.name is None and name in {item.name for item in spec.adapters.items}:
+        raise InvalidSpec(ADAPTER_NAME_RULE)
     try:
         status = LLMDeploymentStatus.model_validate(manifest.get("status") or {})
     except ValidationError:
         # Status is ours to rebuild from what is observed; one that we cannot read must not stop serving.
         status = LLMDeploymentStatus()
     return LLMDeployment(
-        key=Key(metadata.get("namespace") or "default", metadata.get("name") or ""),
+        key=Key(metadata.get("namespace") or "default", name),
         uid=metadata.get("uid") or "",
         generation=metadata.get("generation") or 0,
         created_at=metadata.get("creationTimestamp") or "",
         deleting="deletionTimestamp" in metadata,
         spec=spec,
         status=status,
+        labels=metadata.get("labels") or {},
     )
 
 

@@ -28,11 +28,16 @@ LABEL_MONITORING: Final = f"{GROUP}/monitoring"
 APP_LULL: Final = "lull"
 APP_ENGINE: Final = "lull-engine"
 COMPONENT_ENGINE: Final = "engine"
+COMPONENT_WORKER: Final = "engine-worker"
+"""Pods of a group that serve no requests themselves: all but the leader."""
 MANAGED_BY: Final = "lull"
 
 # The pod template as it was rendered for a revision, kept on the workload: a newer operator that renders
 # differently re-applies these bytes, so that upgrading Lull never restarts an engine.
 ANNOTATION_TEMPLATE: Final = f"{GROUP}/pod-template"
+
+ANNOTATION_STORAGE_CLASS: Final = f"{GROUP}/storage-class"
+"""On a claim, the StorageClass that it was created with where the spec named one: it cannot be changed later."""
 
 MANAGER_CONTROLLER: Final = "lull-controller"
 """Field manager of everything the reconciler writes."""
@@ -40,6 +45,7 @@ MANAGER_AUTOSCALER: Final = "lull-autoscaler"
 """Field manager of the children's replica counts, and of nothing else."""
 
 PORT_ENGINE: Final = 8000
+PORT_ADAPTERS: Final = 8002
 PORT_GATEWAY: Final = 8080
 PORT_ADMIN: Final = 8081
 
@@ -51,7 +57,9 @@ NAME_RULE: Final = (
     "start with a letter and end with a letter or digit"
 )
 
-_MAX_NAME: Final = 52  # its ReplicaSets add "-<10 hex>", and 63 characters are what fits into a label
+# What is made from it adds up to 15 characters ("-<group>-<10 hex>" in a revision of a group's workers), and 63 are what
+# fits into a label.
+_MAX_NAME: Final = 48
 
 
 def child(deployment: str, *parts: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from lull.api import names
-from lull.api.llmdeployment import Manifest
+from lull.api.llmdeployment import ADAPTER_NAME_RULE, Manifest
 from lull.api.spec import LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
 
@@ -27,6 +27,7 @@ _KEPT: Final = (
     "minItems",
     "maxItems",
     "maxProperties",
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",
@@ -73,10 +74,10 @@ def build_crd() -> Manifest:
                         _column("Ready", _of_condition("Ready", "status"), "Whether a request is answered."),
                         _column("Replicas", ".status.summary", "Ready of desired replicas."),
                         _column("Reason", _of_condition("Ready", "reason"), "Why it is ready, or why not."),
-                        _column("Accelerator", ".spec.accelerator.product", "GPU product asked for.", priority=1),
-                        _column(
-                            "Desired", ".status.desiredReplicas", "Replicas asked for.", kind="integer", priority=1
-                        ),
+                        _column("Accelerator", ".status.accelerator", "What one replica computes on.", priority=1),
+                        _column("Spot", ".status.spot", "Replicas on spot capacity, of all.", priority=1),
+                        _column("Adapters", ".status.adaptersSummary", "Ready of all adapters.", priority=1),
+                        _column("URL", ".status.url", "Base URL for OpenAI clients.", priority=1),
                         _column("Age", ".metadata.creationTimestamp", "Time since it was created.", kind="date"),
                     ],
                 }
@@ -125,7 +126,12 @@ def _root() -> Manifest:
                 "rule": f"self.metadata.name.size() <= {names.NAME_LIMIT} "
                 f"&& self.metadata.name.matches('{names.NAME_PATTERN}')",
                 "message": names.NAME_RULE,
-            }
+            },
+            {
+                "rule": "!has(self.spec.adapters) || has(self.spec.model.name) "
+                "|| self.spec.adapters.items.all(adapter, adapter.name != self.metadata.name)",
+                "message": ADAPTER_NAME_RULE,
+            },
         ],
     }
 
@@ -133,7 +139,7 @@ def _root() -> Manifest:
 def _rewrite(node: Manifest, definitions: Manifest, *, at: str) -> Manifest:
     flat = _flatten(node, definitions, at=at)
     unknown = flat.keys() - _REWRITTEN - set(_KEPT)
-    if unknown or "type" not in flat:
+    if unknown or not {"type", "x-kubernetes-int-or-string"} & flat.keys():
         raise TypeError(
             f"{at}: a structural schema has no place for {', '.join(sorted(unknown)) or 'an untyped value'}"
         )
@@ -168,8 +174,8 @@ def _flatten(node: Manifest, definitions: Manifest, *, at: str) -> Manifest:
 
 def _place_default(default: object, schema: Manifest, *, at: str) -> object:
     """Defaults live at the leaves, so that an object given in part gets the rest; parents need only exist."""
-    if schema["type"] != "object" or "properties" not in schema:
-        return default
+    if schema.get("type") != "object" or "properties" not in schema:
+        return _without_nulls(default)
     expanded = expand_defaults(schema)
     if _without_nulls(default) != expanded:
         raise TypeError(f"{at}: the default differs from the defaults of its fields")
@@ -180,7 +186,7 @@ def _place_default(default: object, schema: Manifest, *, at: str) -> object:
 def _without_nulls(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return value
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_defaults(schema: Manifest) -> Manifest:

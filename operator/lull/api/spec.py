@@ -2,476 +2,35 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
 from enum import StrEnum, unique
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic.alias_generators import to_camel
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field
 
-from lull.api.quantities import DURATION_PATTERN, QUANTITY_PATTERN, parse_duration, parse_quantity
+from lull.api.adapters import AdaptersSpec
+from lull.api.base import ApiModel, CountOrPercent, Duration, Quantity, Rule
+from lull.api.compute import MAX_PER_NODE, AcceleratorSpec, ParallelismSpec, ResourcesSpec, Vendor
+from lull.api.engine import CompileCache, EngineSpec
+from lull.api.model import CacheType, ModelSpec, Task
+from lull.api.placement import PlacementSpec, PodTemplateSpec
+from lull.api.quantities import DURATION_PATTERN, parse_duration, parse_quantity
+from lull.api.scaling import ScalingSpec
 
-DEFAULT_ENGINE_IMAGE: Final = "vllm/vllm-openai:v0.33.0"
-
-SERVED_NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$"
-SOURCE_PATTERN: Final = (
-    r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._/-]*)?"
-    r"|pvc://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?"
-    r"|file:///[A-Za-z0-9._/-]+)$"
-)
-
-# As Kubernetes checks labels and taints, so that a wrong one is refused here and not in a child.
-LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
-LABEL_KEY_PATTERN: Final = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
-
-LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN, max_length=63)]
-Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
-ServedName = Annotated[str, Field(pattern=SERVED_NAME_PATTERN, min_length=1, max_length=128)]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What must hold between fields: checked by the API server in CEL, and here for files and older CRDs."""
-
-    cel: str
-    holds: Callable[[Any], bool]
-    message: str
-
-
-class ApiModel(BaseModel):
-    """Base of every API type: frozen, camelCase outside, lenient towards fields of a newer version."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True, extra="ignore", frozen=True
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    @model_validator(mode="after")
-    def _obey_rules(self) -> Self:
-        broken = [rule.message for rule in self.rules if not rule.holds(self)]
-        if broken:
-            raise ValueError("; ".join(broken))
-        return self
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler.resolve_ref_schema(handler(core))
-        if not cls.rules:
-            return schema
-        return {
-            **schema,
-            "x-kubernetes-validations": [{"rule": rule.cel, "message": rule.message} for rule in cls.rules],
-        }
+ENGINE_IMAGES: Final = {
+    Vendor.NVIDIA: "vllm/vllm-openai:v0.33.0",
+    Vendor.AMD: "vllm/vllm-openai-rocm:v0.33.0",
+    Vendor.TPU: "vllm/vllm-tpu:v0.33.0",
+    Vendor.NEURON: "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx:0.33.0",
+    Vendor.CPU: "vllm/vllm-openai-cpu:v0.33.0",
+}
+"""Image of `vllm serve` by vendor, where spec.engine.image says nothing."""
 
 
 @unique
-class Vendor(StrEnum):
-    NVIDIA = "Nvidia"
-    CPU = "Cpu"
-
-
-@unique
-class CapacityType(StrEnum):
-    ANY = "Any"
-    SPOT = "Spot"
-    ON_DEMAND = "OnDemand"
-
-
-class ModelSpec(ApiModel):
-    rules = (
-        Rule(
-            "!self.source.contains('..')",
-            lambda model: ".." not in model.source,
-            "source must not contain '..'",
-        ),
-        Rule(
-            "!has(self.name) || !(self.name in self.aliases)",
-            lambda model: model.name not in model.aliases,
-            "aliases must not repeat name",
-        ),
-        Rule(
-            "!has(self.secretName) || self.source.startsWith('hf://')",
-            lambda model: model.secret_name is None or model.source.startswith("hf://"),
-            "secretName is for hf:// sources; pvc:// and file:// are read without credentials",
-        ),
-    )
-
-    source: Annotated[
-        str,
-        Field(
-            pattern=SOURCE_PATTERN,
-            max_length=512,
-            description=(
-                "Where the weights come from: hf://org/name[@revision] (a Hugging Face hub), pvc://claim[/path] "
-                "(a volume claim in the same namespace) or file:///path (inside the engine image). "
-                "A change restarts the pods."
-            ),
-        ),
-    ]
-    name: Annotated[
-        ServedName | None,
-        Field(
-            description=(
-                'What clients send as "model". Default: the name of the LLMDeployment. A change restarts the pods.'
-            )
-        ),
-    ] = None
-    aliases: Annotated[
-        list[ServedName],
-        Field(
-            max_length=16,
-            description="Further names under which the same model answers. A change restarts the pods.",
-            json_schema_extra={"x-kubernetes-list-type": "set"},
-        ),
-    ] = []
-    secret_name: Annotated[
-        str | None,
-        Field(
-            max_length=253,
-            pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
-            description=(
-                "Secret in the same namespace whose key `token` opens a gated or private source. "
-                "It is mounted by reference; the operator never reads it. A change restarts the pods."
-            ),
-        ),
-    ] = None
-
-
-class EnvVar(ApiModel):
-    name: Annotated[
-        str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128, description="Name of the variable.")
-    ]
-    value: Annotated[str, Field(max_length=4096, description="Its value, taken literally.")] = ""
-
-
-class EngineSpec(ApiModel):
-    rules = (
-        Rule(
-            "self.env.all(variable, !variable.name.startsWith('LD_') && !variable.name.startsWith('PYTHON'))",
-            lambda engine: not any(variable.name.startswith(("LD_", "PYTHON")) for variable in engine.env),
-            "env must not set LD_* or PYTHON*: they load code into the engine",
-        ),
-    )
-
-    image: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=512,
-            description=(
-                "Container image that runs `vllm serve`. The default is written into the object when it is created, "
-                "so a newer Lull does not change it. A change restarts the pods."
-            ),
-        ),
-    ] = DEFAULT_ENGINE_IMAGE
-    max_model_len: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=10_000_000,
-            description=(
-                "Longest context in tokens, prompt and answer together (--max-model-len). Default: what the model's "
-                "configuration says. A change restarts the pods."
-            ),
-        ),
-    ] = None
-    max_num_seqs: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=65536,
-            description=(
-                "Most requests that one engine runs at a time (--max-num-seqs); further ones wait inside the engine. "
-                "Default: vLLM's own. A change restarts the pods."
-            ),
-        ),
-    ] = None
-    enforce_eager: Annotated[
-        bool,
-        Field(
-            description=(
-                "Skip compilation and graph capture (--enforce-eager): a quicker start for slower tokens. "
-                "A change restarts the pods."
-            )
-        ),
-    ] = False
-    extra_args: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=1024)]],
-        Field(
-            max_length=64,
-            description=(
-                "Further arguments of `vllm serve`, one per item, passed without a shell. Flags that Lull sets itself "
-                "are refused by name. A change restarts the pods."
-            ),
-        ),
-    ] = []
-    env: Annotated[
-        list[EnvVar],
-        Field(
-            max_length=64,
-            description=(
-                "Environment of the engine. Variables that open the engine to outsiders or change what is loaded into "
-                "its process are refused by name. A change restarts the pods."
-            ),
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
-    ] = []
-
-
-class ParallelismSpec(ApiModel):
-    tensor: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=64,
-            description=(
-                "Tensor parallel degree (--tensor-parallel-size): accelerators that one replica spans. "
-                "A change restarts the pods."
-            ),
-        ),
-    ] = 1
-
-
-class AcceleratorSpec(ApiModel):
-    rules = (
-        Rule(
-            "self.vendor != 'Cpu' || !has(self.product)",
-            lambda accelerator: accelerator.vendor is not Vendor.CPU or accelerator.product is None,
-            "product names a GPU: leave it out where vendor is Cpu",
-        ),
-        Rule(
-            "self.vendor != 'Cpu' || !has(self.resourceName)",
-            lambda accelerator: accelerator.vendor is not Vendor.CPU or accelerator.resource_name is None,
-            "resourceName asks for devices: leave it out where vendor is Cpu",
-        ),
-    )
-
-    vendor: Annotated[
-        Vendor,
-        Field(description="Maker of the accelerator; Cpu asks for none. A change restarts the pods."),
-    ] = Vendor.NVIDIA
-    product: Annotated[
-        str | None,
-        Field(
-            max_length=63,
-            pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
-            description=(
-                "Product that the node must be labelled with (nvidia.com/gpu.product), for example NVIDIA-L4. "
-                "Default: any. A change restarts the pods."
-            ),
-        ),
-    ] = None
-    resource_name: Annotated[
-        str | None,
-        Field(
-            max_length=253,
-            pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
-            description=(
-                "Extended resource that a pod asks for, one per tensor parallel rank. Default: nvidia.com/gpu for "
-                "Nvidia, none for Cpu. A change restarts the pods."
-            ),
-        ),
-    ] = None
-
-
-class ResourcesSpec(ApiModel):
-    rules = (
-        Rule(
-            "!has(self.memory) || quantity(self.memory).isGreaterThan(quantity(self.sharedMemory))",
-            lambda resources: (
-                resources.memory is None or parse_quantity(resources.memory) > parse_quantity(resources.shared_memory)
-            ),
-            "memory must be greater than sharedMemory, which counts towards it",
-        ),
-    )
-
-    cpu: Annotated[
-        Quantity | None,
-        Field(description="CPU that the engine container asks for. Default: none asked. A change restarts the pods."),
-    ] = None
-    memory: Annotated[
-        Quantity | None,
-        Field(
-            description=(
-                "Memory of the engine container, as request and limit. Default: none set. A change restarts the pods."
-            )
-        ),
-    ] = None
-    shared_memory: Annotated[
-        Quantity,
-        Field(
-            description=(
-                "Size of /dev/shm, a memory volume that counts towards memory; tensor parallel ranks talk through it. "
-                "A change restarts the pods."
-            )
-        ),
-    ] = "2Gi"
-
-
-class Toleration(ApiModel):
-    rules = (
-        Rule(
-            "self.operator != 'Exists' || !has(self.value)",
-            lambda toleration: toleration.operator != "Exists" or toleration.value is None,
-            "value goes with operator Equal only",
-        ),
-        Rule(
-            "self.operator != 'Equal' || has(self.key)",
-            lambda toleration: toleration.operator != "Equal" or toleration.key is not None,
-            "operator Equal needs a key",
-        ),
-        Rule(
-            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
-            "tolerationSeconds goes with effect NoExecute only",
-        ),
-    )
-
-    key: Annotated[
-        str | None,
-        Field(max_length=317, pattern=LABEL_KEY_PATTERN, description="Taint key; absent means every key."),
-    ] = None
-    operator: Annotated[
-        Literal["Exists", "Equal"], Field(description="Whether the key must exist or equal the value.")
-    ] = "Equal"
-    value: Annotated[LabelValue | None, Field(description="Taint value for Equal.")] = None
-    effect: Annotated[
-        Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
-        Field(description="Taint effect; absent means every effect."),
-    ] = None
-    toleration_seconds: Annotated[
-        int | None, Field(ge=0, le=86400, description="Seconds that a NoExecute taint is tolerated.")
-    ] = None
-
-
-class PoolSpec(ApiModel):
-    rules = (
-        Rule(
-            f"self.nodeSelector.all(key, key.size() <= 317 && key.matches('{LABEL_KEY_PATTERN}'))",
-            lambda pool: all(len(key) <= 317 and re.match(LABEL_KEY_PATTERN, key) for key in pool.node_selector),
-            "nodeSelector has a key that is no label key: [prefix/]name",
-        ),
-    )
-
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
-            min_length=1,
-            max_length=20,
-            description="Name of the pool, part of the names of its pods.",
-        ),
-    ]
-    capacity_type: Annotated[
-        CapacityType,
-        Field(description="Capacity that the pool's nodes must be: Spot, OnDemand or Any. A change restarts the pods."),
-    ] = CapacityType.ANY
-    node_selector: Annotated[
-        dict[str, LabelValue],
-        Field(max_length=16, description="Labels that the pool's nodes must have. A change restarts the pods."),
-    ] = {}
-    tolerations: Annotated[
-        list[Toleration],
-        Field(max_length=16, description="Taints that the pool's pods tolerate. A change restarts the pods."),
-    ] = []
-
-
-class PlacementSpec(ApiModel):
-    pools: Annotated[
-        list[PoolSpec],
-        Field(
-            min_length=1,
-            max_length=1,
-            description="Where replicas may run. Default: one pool of any capacity.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
-    ] = [PoolSpec(name="default")]
-
-
-class TargetSpec(ApiModel):
-    queue_length: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=10_000,
-            description=(
-                "Requests per replica that may wait (held at the gateway, or queued in the engines) on top of the "
-                "inFlight that it works on; more add a replica. Immediate."
-            ),
-        ),
-    ] = 4
-    in_flight: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=100_000,
-            description=(
-                "Requests in flight per replica. Default: four fifths of engine.maxNumSeqs, or 32 where that is not "
-                "set. Immediate."
-            ),
-        ),
-    ] = None
-
-
-class ScaleUpRules(ApiModel):
-    stabilization_window_seconds: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=3600,
-            description="For how long more replicas must be recommended before they are added, in seconds. Immediate.",
-        ),
-    ] = 0
-
-
-class ScaleDownRules(ApiModel):
-    stabilization_window_seconds: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=3600,
-            description="For how long fewer replicas must be recommended before they go, in seconds. Immediate.",
-        ),
-    ] = 300
-
-
-class BehaviorSpec(ApiModel):
-    scale_up: Annotated[ScaleUpRules, Field(description="Rules for adding replicas.")] = ScaleUpRules()
-    scale_down: Annotated[ScaleDownRules, Field(description="Rules for removing replicas.")] = ScaleDownRules()
-
-
-class ScalingSpec(ApiModel):
-    rules = (
-        Rule(
-            "self.minReplicas <= self.maxReplicas",
-            lambda scaling: scaling.min_replicas <= scaling.max_replicas,
-            "minReplicas must not be greater than maxReplicas",
-        ),
-    )
-
-    min_replicas: Annotated[
-        int, Field(ge=0, le=1000, description="Fewest replicas; 0 lets the model sleep when nobody asks. Immediate.")
-    ] = 0
-    max_replicas: Annotated[int, Field(ge=1, le=1000, description="Most replicas. Immediate.")] = 8
-    target: Annotated[TargetSpec, Field(description="Load that one replica should carry.")] = TargetSpec()
-    idle_after: Annotated[
-        Duration,
-        Field(
-            description=(
-                "Time without demand after which the last replica goes, counted from the later of the last request "
-                "and the pod's becoming ready. Immediate."
-            )
-        ),
-    ] = "10m"
-    behavior: Annotated[
-        BehaviorSpec, Field(description="How fast recommendations are followed, in the words of autoscaling/v2.")
-    ] = BehaviorSpec()
+class WhenFull(StrEnum):
+    IN_PLACE = "InPlace"
+    WAIT = "Wait"
 
 
 class QueueSpec(ApiModel):
@@ -511,8 +70,39 @@ class RolloutSpec(ApiModel):
             lambda rollout: parse_duration(rollout.drain) <= 3600,
             "drain must not be longer than 1h",
         ),
+        Rule(
+            "!(self.maxSurge == 0 || self.maxSurge == '0%') || !(self.maxUnavailable == 0 || self.maxUnavailable == '0%')",
+            lambda rollout: rollout.max_surge not in {0, "0%"} or rollout.max_unavailable not in {0, "0%"},
+            "maxSurge and maxUnavailable must not both be 0: no pod could be replaced",
+        ),
     )
 
+    max_surge: Annotated[
+        CountOrPercent,
+        Field(
+            description=(
+                "Replicas, as a number or a percentage, that may exist on top of those asked for while pods are "
+                "replaced; each needs accelerators of its own. Immediate."
+            )
+        ),
+    ] = 1
+    max_unavailable: Annotated[
+        CountOrPercent,
+        Field(
+            description=(
+                "Replicas, as a number or a percentage, that may be missing while pods are replaced. Immediate."
+            )
+        ),
+    ] = 0
+    when_full: Annotated[
+        WhenFull,
+        Field(
+            description=(
+                "What to do when a surge replica finds no free accelerator. InPlace: replace one replica after the "
+                "other on the accelerators that it has. Wait: for accelerators. Immediate."
+            )
+        ),
+    ] = WhenFull.IN_PLACE
     drain: Annotated[
         Duration,
         Field(
@@ -527,9 +117,79 @@ class RolloutSpec(ApiModel):
 class LLMDeploymentSpec(ApiModel):
     rules = (
         Rule(
-            "self.accelerator.vendor != 'Cpu' || !self.engine.image.startsWith('vllm/vllm-openai:')",
-            lambda spec: spec.accelerator.vendor is not Vendor.CPU or not _needs_gpu(spec.engine.image),
-            "vllm/vllm-openai needs an Nvidia GPU: set engine.image to a CPU build of vLLM",
+            "self.accelerator.vendor == 'Nvidia' || !has(self.engine.image) "
+            "|| !self.engine.image.startsWith('vllm/vllm-openai:')",
+            lambda spec: spec.accelerator.vendor is Vendor.NVIDIA or not _needs_nvidia(spec.engine.image),
+            "vllm/vllm-openai needs an Nvidia GPU: leave engine.image out, or set it to an image of the vendor",
+        ),
+        Rule(
+            "self.accelerator.vendor != 'Cpu' || self.placement.pools.all(pool, !has(pool.product))",
+            lambda spec: (
+                spec.accelerator.vendor is not Vendor.CPU or all(pool.product is None for pool in spec.placement.pools)
+            ),
+            "a pool's product names an accelerator: leave it out where accelerator.vendor is Cpu",
+        ),
+        Rule(
+            "self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data "
+            "% self.accelerator.nodesPerReplica == 0",
+            lambda spec: spec.parallelism.accelerators % spec.accelerator.nodes_per_replica == 0,
+            "parallelism.tensor x pipeline x data must be a multiple of accelerator.nodesPerReplica",
+        ),
+        Rule(
+            "self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.data "
+            f"<= {MAX_PER_NODE} * self.accelerator.nodesPerReplica",
+            lambda spec: spec.parallelism.accelerators <= MAX_PER_NODE * spec.accelerator.nodes_per_replica,
+            f"no node has more than {MAX_PER_NODE} accelerators: raise accelerator.nodesPerReplica or lower parallelism",
+        ),
+        Rule(
+            "!self.parallelism.expert || self.parallelism.tensor * self.parallelism.data > 1",
+            lambda spec: not spec.parallelism.expert or spec.parallelism.tensor * spec.parallelism.data > 1,
+            "parallelism.expert needs parallelism.tensor or parallelism.data above 1 to spread experts over",
+        ),
+        Rule(
+            "self.parallelism.data == 1 || self.accelerator.nodesPerReplica <= 2",
+            lambda spec: spec.parallelism.data == 1 or spec.accelerator.nodes_per_replica <= 2,
+            "parallelism.data spans at most 2 nodes per replica",
+        ),
+        Rule(
+            "self.engine.compileCache == 'Ephemeral' || self.model.cache.type != 'Ephemeral'",
+            lambda spec: (
+                spec.engine.compile_cache is CompileCache.EPHEMERAL or spec.model.cache.type is not CacheType.EPHEMERAL
+            ),
+            "engine.compileCache ModelCache needs a model.cache that outlives the pod: set model.cache.type",
+        ),
+        Rule(
+            "!has(self.engine.kvOffload) || !has(self.resources.memory) "
+            "|| quantity(self.resources.memory).isGreaterThan(quantity(self.engine.kvOffload.cpu))",
+            lambda spec: (
+                spec.engine.kv_offload is None
+                or spec.resources.memory is None
+                or parse_quantity(spec.resources.memory) > parse_quantity(spec.engine.kv_offload.cpu)
+            ),
+            "resources.memory must be greater than engine.kvOffload.cpu, which counts towards it",
+        ),
+        Rule(
+            "self.model.task == 'Generate' || !has(self.engine.speculative)",
+            lambda spec: spec.model.task is Task.GENERATE or spec.engine.speculative is None,
+            "engine.speculative guesses tokens of an answer: it goes with model.task Generate only",
+        ),
+        Rule(
+            "!has(self.adapters) || self.adapters.items.all(adapter, !(adapter.name in self.model.aliases) "
+            "&& (!has(self.model.name) || adapter.name != self.model.name))",
+            lambda spec: (
+                spec.adapters is None
+                or not {adapter.name for adapter in spec.adapters.items} & {spec.model.name, *spec.model.aliases}
+            ),
+            "an adapter must not have the model's name or one of its aliases",
+        ),
+        Rule(
+            "self.placement.pools.exists(pool, !has(pool.maxReplicas)) "
+            "|| self.placement.pools.map(pool, pool.maxReplicas).sum() >= self.scaling.minReplicas",
+            lambda spec: (
+                any(pool.max_replicas is None for pool in spec.placement.pools)
+                or sum(pool.max_replicas or 0 for pool in spec.placement.pools) >= spec.scaling.min_replicas
+            ),
+            "the pools' maxReplicas together must not be less than scaling.minReplicas",
         ),
     )
 
@@ -553,9 +213,37 @@ class LLMDeploymentSpec(ApiModel):
             ),
         ),
     ] = None
+    adapters: Annotated[
+        AdaptersSpec | None,
+        Field(
+            description=(
+                "LoRA adapters served with the model. Default: none; the first time that this is set the pods restart."
+            )
+        ),
+    ] = None
     queue: Annotated[QueueSpec, Field(description="How requests wait at the gateway.")] = QueueSpec()
     rollout: Annotated[RolloutSpec, Field(description="How pods are replaced and stopped.")] = RolloutSpec()
+    pod_template: Annotated[PodTemplateSpec, Field(description="What is added to the engine pods.")] = PodTemplateSpec()
+
+    @property
+    def accelerators_per_pod(self) -> int:
+        """Accelerators that each pod of a replica asks for."""
+        return self.parallelism.accelerators // self.accelerator.nodes_per_replica
+
+    def duplicates(self) -> tuple[str, ...]:
+        """Names that stand twice in a list whose items are told apart by name; the API server refuses them too."""
+        lists = {
+            "spec.placement.pools": [pool.name for pool in self.placement.pools],
+            "spec.engine.env": [variable.name for variable in self.engine.env],
+            "spec.adapters.items": [adapter.name for adapter in self.adapters.items] if self.adapters else [],
+        }
+        return tuple(
+            f"{where}: {name!r} stands there {count} times"
+            for where, names in lists.items()
+            for name, count in Counter(names).items()
+            if count > 1
+        )
 
 
-def _needs_gpu(image: str) -> bool:
-    return image.startswith("vllm/vllm-openai:")
+def _needs_nvidia(image: str | None) -> bool:
+    return image is not None and image.startswith("vllm/vllm-openai:")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum, unique
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lull.api.base import ApiModel
+from lull.api.compute import Vendor
 from lull.api.reasons import ScalingReason
-from lull.api.spec import ApiModel
 
 
 class Condition(ApiModel):
@@ -26,6 +28,31 @@ class PoolStatus(ApiModel):
     replicas: Annotated[int, Field(description="Pods that exist.", ge=0)] = 0
     ready_replicas: Annotated[int, Field(description="Pods that are ready.", ge=0)] = 0
     desired_replicas: Annotated[int, Field(description="Pods that are asked for.", ge=0)] = 0
+
+
+@unique
+class AdapterState(StrEnum):
+    PENDING = "Pending"
+    """No engine is ready yet."""
+    FETCHING = "Fetching"
+    LOADING = "Loading"
+    READY = "Ready"
+    """On every ready replica."""
+    FAILED = "Failed"
+
+
+class AdapterStatus(ApiModel):
+    name: Annotated[str, Field(description="Name of the adapter.", max_length=128)]
+    state: Annotated[AdapterState, Field(description="How far it is on the replica that is furthest behind.")]
+    ready_replicas: Annotated[int, Field(description="Ready replicas that have it loaded.", ge=0)] = 0
+    message: Annotated[str, Field(description="Why it is not ready, and what to do.", max_length=1024)] = ""
+
+
+class EngineStatus(ApiModel):
+    """The image that was chosen where spec.engine.image says nothing; it stays when Lull is upgraded."""
+
+    vendor: Annotated[Vendor, Field(description="Vendor that the image was chosen for.")]
+    image: Annotated[str, Field(description="Image of the engine.", max_length=512)]
 
 
 class DecisionRecord(ApiModel):
@@ -72,6 +99,21 @@ class LLMDeploymentStatus(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ] = []
+    adapters: Annotated[
+        list[AdapterStatus],
+        Field(
+            description="Adapters, and how far each is.",
+            max_length=512,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    adapters_summary: Annotated[str, Field(description="Ready of all adapters, for people.", max_length=32)] = ""
+    engine: Annotated[EngineStatus | None, Field(description="The engine image that Lull chose.")] = None
+    accelerator: Annotated[
+        str, Field(description="What one replica computes on, for people: 2x NVIDIA-L4.", max_length=128)
+    ] = ""
+    spot: Annotated[str, Field(description="Replicas on spot capacity, of all, for people.", max_length=32)] = ""
+    url: Annotated[str, Field(description="Base URL for OpenAI clients inside the cluster.", max_length=512)] = ""
     cold_start: Annotated[ColdStart | None, Field(description="The last measured cold start.")] = None
     decisions: Annotated[
         list[DecisionRecord],

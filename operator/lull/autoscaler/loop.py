@@ -1,32 +1,38 @@
-"""Look at demand, decide, scale: for each LLMDeployment once a tick, and at once when something happens.
+"""Look at demand, decide, split, scale: for each LLMDeployment once a tick, and at once when something happens.
 
-Everything that a decision needs is in memory, so that from a held request to the scaled workload there is one
-request to the API server and nothing else.
+One decision is taken on the replicas of all pools together, and split over the pools afterwards. Everything that it
+needs is in memory, so that from a held request to the scaled workload there is one request to the API server for
+each pool whose count changes, and nothing else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from lull.api import names
 from lull.api.reasons import Reason, ScalingReason
+from lull.api.scaling import SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
+from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
 from lull.core.scaling import Decision, History, ReplicaCounts, build_policy, decide
 from lull.core.status import ScalingView, is_ready
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
-from lull.doors.kube import DEPLOYMENTS, Refused
+from lull.doors.kube import DEPLOYMENTS, LEADER_WORKER_SETS, RESOURCES, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
+    from lull.api.scaling import ScalingSpec
     from lull.autoscaler.collecting import Collector, Timing
+    from lull.core.schedules import Floor
     from lull.core.signals import Demand
     from lull.doors.events import Recorder
     from lull.doors.kube import Kube
@@ -40,12 +46,14 @@ _EXPECT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    """A replica count that we wrote and have not yet seen come back."""
+class _Share:
+    """What one pool was given."""
 
-    uid: str
     replicas: int
-    at: float
+    uid: str | None
+    """Of the workload that it is about; None where there was none to write to yet."""
+    written_at: float | None = None
+    """When it was written, until the watch shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,8 @@ class _Known:
     decisions: tuple[DecisionRecord, ...]
     history: History | None = None
     desired: int | None = None
-    workload: str = ""
-    """uid of the workload that `desired` is about."""
-    written: _Written | None = None
+    shares: Mapping[str, _Share] = field(default_factory=dict)
+    """By pool; empty before the first decision."""
     view: tuple[Reason, str] | None = None
     """Reason and message of the condition ScalingActive."""
     missing_since: float | None = None
@@ -102,35 +109,52 @@ class Autoscaler:
         if deployment is None or deployment.deleting:
             self._forget(key)
             return None
-        workload = _find_workload(deployment, self._store.list_workloads(deployment))
-        if workload is None:
-            # The reconcile is about to create it, and the watch tells us when it has.
+        owned = self._store.list_workloads(deployment)
+        workloads = _find_workloads(deployment, owned)
+        if not workloads:
+            # The reconcile is about to create them, and the watch tells us when it has.
             return self._timing.tick
         now = clock.monotonic()
         known = self._recall(deployment)
+        asked = _recall_shares(known.shares, deployment, workloads, owned)
+        counts = _count(deployment, self._store.list_pods(key), asked=asked, now=now)
         demand = self._collector.sum_demand(key, now)
-        known = replace(known, written=_expect(known.written, workload, now))
-        # What we decided counts, not what somebody else made of it since: that is only set right.
-        is_ours = known.workload == workload["metadata"]["uid"]
-        asked = known.desired if is_ours and known.desired is not None else _asked(workload)
-        counts = _count(workload, self._store.list_pods(key), asked=asked, now=now)
-        decision = decide(build_policy(deployment.spec), demand, counts, history=known.history, now=now)
-        # Owned by us even where the number is right already: then the reconciler's applies leave it alone.
-        is_right = is_scaled(workload) and _asked(workload) == decision.replicas
-        is_written = known.written is not None and known.written.replicas == decision.replicas
-        if not is_right and not is_written:
-            try:
-                await self._kube.scale(
-                    DEPLOYMENTS, key.namespace, workload["metadata"]["name"], replicas=decision.replicas
-                )
-            except Refused as error:
-                if error.status == 404:
-                    return self._timing.tick
-                raise
-            known = replace(known, written=_Written(workload["metadata"]["uid"], decision.replicas, now))
-        known = replace(known, workload=workload["metadata"]["uid"])
-        self._conclude(deployment, known, decision, counts, demand, now)
+        policy = build_policy(deployment.spec)
+        decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
+        divided = split(decision.replicas, deployment.spec.placement, asked)
+        shares = await self._write(key, workloads, divided, known.shares, now)
+        if shares is None:
+            return self._timing.tick
+        self._conclude(deployment, replace(known, shares=shares), decision, divided, counts, demand, now)
         return self._timing.tick
+
+    async def _write(
+        self, key: Key, workloads: Mapping[str, Manifest], divided: Split, before: Mapping[str, _Share], now: float
+    ) -> dict[str, _Share] | None:
+        """Give each pool its share; None where a workload went away meanwhile, so that all is to be looked at anew.
+
+        A pool without a workload gets its share when there is one: the others do not wait for it.
+        """
+        shares = {name: _Share(replicas, uid=None) for name, replicas in divided.counts.items()}
+        # More before fewer, so that a replica which moves is replaced before it goes.
+        for name, workload in sorted(workloads.items(), key=lambda item: _asked(item[1]) - divided.counts[item[0]]):
+            replicas, written_at = divided.counts[name], _expect(before.get(name), workload, now)
+            if written_at is None:
+                # Owned by us even where the number is right already: then the reconciler's applies leave it alone.
+                is_right = is_scaled(workload) and _asked(workload) == replicas
+            else:
+                is_right = before[name].replicas == replicas
+            if not is_right:
+                resource = RESOURCES[workload["kind"]]
+                try:
+                    await self._kube.scale(resource, key.namespace, workload["metadata"]["name"], replicas=replicas)
+                except Refused as error:
+                    if error.status == 404:
+                        return None
+                    raise
+                written_at = now
+            shares[name] = _Share(replicas, workload["metadata"]["uid"], written_at)
+        return shares
 
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
@@ -143,6 +167,7 @@ class Autoscaler:
         deployment: LLMDeployment,
         known: _Known,
         decision: Decision,
+        divided: Split,
         counts: ReplicaCounts,
         demand: Demand | None,
         now: float,
@@ -151,18 +176,23 @@ class Autoscaler:
         key = deployment.key
         is_missing = decision.reason is ScalingReason.SIGNAL_MISSING
         missing_since = (known.missing_since or now) if is_missing else None
-        view = self._describe(deployment, decision, missing_for=0.0 if missing_since is None else now - missing_since)
+        view = self._describe(
+            deployment, decision.floor, missing_for=0.0 if missing_since is None else now - missing_since
+        )
         decisions = known.decisions
         if decision.replicas != counts.asked:
+            message = decision.message
+            if len(divided.counts) > 1:
+                message += f"; {divided.message}"
             record = DecisionRecord(
                 at=clock.render_time(clock.wall()),
                 from_replicas=counts.asked,
                 to_replicas=decision.replicas,
                 reason=decision.reason,
-                message=decision.message,
+                message=message,
             )
             decisions = (record, *decisions)[:_KEPT_DECISIONS]
-            self._report(deployment, decision, counts)
+            self._report(deployment, decision, message, counts)
         self._known[key] = replace(
             known,
             history=decision.history,
@@ -178,27 +208,29 @@ class Autoscaler:
         if (decisions, decision.replicas, view) != (known.decisions, known.desired, known.view):
             self._on_decision(key)
 
-    def _describe(self, deployment: LLMDeployment, decision: Decision, *, missing_for: float) -> tuple[Reason, str]:
+    def _describe(self, deployment: LLMDeployment, floor: Floor | None, *, missing_for: float) -> tuple[Reason, str]:
         """The condition ScalingActive, in words that stay the same while nothing changes."""
-        if decision.reason is ScalingReason.MANUAL:
-            return Reason.MANUAL, f"spec.replicas is {decision.replicas}: Lull does not scale until it is removed."
+        scaling, capacity = deployment.spec.scaling, find_capacity(deployment.spec.placement)
+        manual = deployment.spec.replicas
+        if manual is not None:
+            limited = f" The pools hold {capacity} at most." if capacity is not None and capacity < manual else ""
+            return Reason.MANUAL, f"spec.replicas is {manual}: Lull does not scale until it is removed.{limited}"
         if missing_for >= self._timing.stale_after:
             silent = ", ".join(self._collector.list_silent(clock.monotonic())) or "none runs"
             return Reason.METRICS_UNAVAILABLE, f"Demand is unknown, as these gateways do not answer: {silent}."
-        scaling = deployment.spec.scaling
-        return Reason.SCALING, f"Lull keeps between {scaling.min_replicas} and {scaling.max_replicas} replicas."
+        return Reason.SCALING, " ".join(_describe_bounds(scaling, capacity, floor))
 
-    def _report(self, deployment: LLMDeployment, decision: Decision, counts: ReplicaCounts) -> None:
+    def _report(self, deployment: LLMDeployment, decision: Decision, message: str, counts: ReplicaCounts) -> None:
         log.info(
             "scaled",
             key=str(deployment.key),
             replicas=decision.replicas,
             before=counts.asked,
             reason=decision.reason,
-            message=decision.message,
+            message=message,
         )
         metrics.DECISIONS.labels(decision.reason.value).inc()
-        self._recorder.record(deployment, _find_event(counts.asked, decision), decision.message)
+        self._recorder.record(deployment, _find_event(counts.asked, decision), message)
 
     def _forget(self, key: Key) -> None:
         if self._known.pop(key, None) is not None:
@@ -208,18 +240,50 @@ class Autoscaler:
 _VIEWS: Final = frozenset({Reason.SCALING, Reason.MANUAL, Reason.METRICS_UNAVAILABLE})
 
 
-def _find_workload(deployment: LLMDeployment, workloads: tuple[Manifest, ...]) -> Manifest | None:
-    pool = deployment.spec.placement.pools[0].name
-    name = names.child(deployment.key.name, pool)
-    return next((one for one in workloads if one["metadata"]["name"] == name), None)
+def _find_workloads(deployment: LLMDeployment, owned: Iterable[Manifest]) -> dict[str, Manifest]:
+    """Those workloads of the pools that are there, by pool."""
+    kind = DEPLOYMENTS.kind if deployment.spec.accelerator.nodes_per_replica == 1 else LEADER_WORKER_SETS.kind
+    pools = {names.child(deployment.key.name, pool.name): pool.name for pool in deployment.spec.placement.pools}
+    return {
+        pools[workload["metadata"]["name"]]: workload
+        for workload in owned
+        if workload["kind"] == kind and workload["metadata"]["name"] in pools
+    }
 
 
-def _expect(written: _Written | None, workload: Manifest, now: float) -> _Written | None:
-    """What we wrote, until the watch shows it or should have; from then on what is there counts."""
-    if written is None or written.uid != workload["metadata"]["uid"] or now - written.at > _EXPECT_SECONDS:
+def _recall_shares(
+    shares: Mapping[str, _Share],
+    deployment: LLMDeployment,
+    workloads: Mapping[str, Manifest],
+    owned: Iterable[Manifest],
+) -> dict[str, int]:
+    """Replicas by pool that have been asked for, of pools off the list too: what these had, others are to take over.
+
+    What we decided counts, not what somebody else made of it since: that is only set right. A workload that we have
+    not written to, or that was made anew since, speaks for itself.
+    """
+    if not shares:
+        # A restart: whatever is there was asked for, by us or by nobody.
+        return {_pool(workload): _asked(workload) for workload in owned} | {
+            name: _asked(workload) for name, workload in workloads.items()
+        }
+    listed = {pool.name for pool in deployment.spec.placement.pools}
+    asked = {}
+    for name in listed | shares.keys():
+        share, workload = shares.get(name), workloads.get(name)
+        if share is not None and (workload is None or share.uid in {None, workload["metadata"]["uid"]}):
+            asked[name] = share.replicas
+        elif workload is not None:
+            asked[name] = _asked(workload)
+    return asked
+
+
+def _expect(share: _Share | None, workload: Manifest, now: float) -> float | None:
+    """When what we wrote was written, until the watch shows it or should have; from then on what is there counts."""
+    if share is None or share.written_at is None or share.uid != workload["metadata"]["uid"]:
         return None
-    is_seen = is_scaled(workload) and _asked(workload) == written.replicas
-    return None if is_seen else written
+    is_seen = is_scaled(workload) and _asked(workload) == share.replicas
+    return None if is_seen or now - share.written_at > _EXPECT_SECONDS else share.written_at
 
 
 def _asked(workload: Manifest) -> int:
@@ -227,23 +291,32 @@ def _asked(workload: Manifest) -> int:
     return replicas
 
 
-def _count(workload: Manifest, pods: tuple[Manifest, ...], *, asked: int, now: float) -> ReplicaCounts:
-    """Replicas of one workload."""
-    selector = workload["spec"]["selector"]["matchLabels"].items()
-    mine = [pod for pod in pods if selector <= pod["metadata"].get("labels", {}).items()]
+def _pool(manifest: Manifest) -> str:
+    pool: str = (manifest["metadata"].get("labels") or {}).get(names.LABEL_POOL, "")
+    return pool
+
+
+def _count(
+    deployment: LLMDeployment, pods: Iterable[Manifest], *, asked: Mapping[str, int], now: float
+) -> ReplicaCounts:
+    """Replicas over all pools; of a group its leader stands for it."""
     # Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
     existing = [
         pod
-        for pod in mine
-        if "deletionTimestamp" not in pod["metadata"]
+        for pod in pods
+        if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
+        and "deletionTimestamp" not in pod["metadata"]
         and (pod.get("status") or {}).get("phase") not in {"Failed", "Succeeded"}
     ]
     ready = [pod for pod in existing if is_ready(pod)]
+    there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
+    listed = {pool.name for pool in deployment.spec.placement.pools}
     age = clock.wall() - max((_ready_time(pod) for pod in ready), default=0.0)
     return ReplicaCounts(
-        asked=asked,
+        asked=sum(asked.values()),
         ready=len(ready),
-        loading=max(len(existing), asked) - len(ready),
+        # By pool: one that has too many does not make up for one that has too few.
+        loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed),
         # Kubernetes' clock is not ours: only the age travels.
         ready_at=now - max(age, 0.0) if ready else None,
     )
@@ -256,6 +329,18 @@ def _ready_time(pod: Manifest) -> float:
         if condition["type"] == "Ready"
     )
     return next(times, 0.0)
+
+
+def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | None) -> Iterator[str]:
+    yield f"Lull keeps between {scaling.min_replicas} and {scaling.max_replicas} replicas."
+    if floor is not None:
+        yield f'The schedule "{floor.cron}" ({floor.timezone}) keeps {floor.replicas} now.'
+    if capacity is not None and capacity < scaling.max_replicas:
+        yield f"The pools hold {capacity} at most."
+    if scaling.behavior.scale_up.select_policy is SelectPolicy.DISABLED:
+        yield "None is added while behavior.scaleUp is Disabled, not even to wake the model."
+    if scaling.behavior.scale_down.select_policy is SelectPolicy.DISABLED:
+        yield "None is removed while behavior.scaleDown is Disabled."
 
 
 def _find_event(before: int, decision: Decision) -> ScaledReason:

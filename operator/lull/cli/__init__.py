@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum, unique
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@unique
+class Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
 
 
 @app.callback()
@@ -64,6 +72,24 @@ def fetch(
     raise typer.Exit(run(source, to, credentials=credentials, check=check))
 
 
+@app.command("fetch-adapters")
+def fetch_adapters(
+    root: Annotated[Path, typer.Option(help="Folder that gets a folder for each adapter.")],
+    max_rank: Annotated[int, typer.Option(help="Highest rank that the engine takes.")],
+    model: Annotated[str, typer.Option(help="Source of the model that the adapters are for.")] = "",
+    port: Annotated[int, typer.Option(help="Port to be told on.")] = 8002,
+    credentials: Annotated[Path | None, typer.Option(help="Folder with the keys that open the sources.")] = None,
+) -> None:
+    """Fetch and check LoRA adapters when told to: the sidecar of an engine pod.
+
+    PUT /adapters/ID {name, source} begins, GET /adapters tells how far each is, DELETE /adapters/ID forgets one.
+    """
+    from lull.cli.fetch_adapters import run
+    from lull.fetcher.adapters import Wanted
+
+    run(root, port, Wanted(max_rank, model), credentials)
+
+
 @app.command()
 def crd(
     check: Annotated[Path | None, typer.Option(help="Only compare with this file; exit 1 where it differs.")] = None,
@@ -87,6 +113,58 @@ def render(
     print(render_file(file, namespace=namespace), end="")
 
 
+@app.command()
+def lint(
+    files: Annotated[list[Path], typer.Argument(help="Manifests with LLMDeployments; - reads standard input.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.")] = False,
+) -> None:
+    """Say by line what a cluster would refuse, or drop without a word.
+
+    Exit code 1 where anything would be refused.
+    """
+    from lull.cli.lint import run
+
+    raise typer.Exit(run(files, output=output, strict=strict))
+
+
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")]
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="An LLMDeployment; default: all of the namespace.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Default: the context's.")] = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Every namespace.")] = False,
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow, until interrupted.")] = False,
+) -> None:
+    """Show LLMDeployments with their pools, pods and nodes, and why what is not ready is not.
+
+    Exit code 3 where one is not ready.
+    """
+    from lull.cli.status import run
+
+    raise typer.Exit(
+        run(name, namespace=namespace, everywhere=all_namespaces, context=context, output=output, watch=watch)
+    )
+
+
+@app.command()
+def doctor(
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+) -> None:
+    """Check a cluster: version, CRD, operator, gateway, access, accelerators, storage, LeaderWorkerSet, Prometheus.
+
+    Exit code 1 where something that Lull needs is missing.
+    """
+    from lull.cli.doctor import run
+
+    raise typer.Exit(run(context=context, output=output))
+
+
 @app.command("gateway")
 def run_gateway() -> None:
     """Run the OpenAI-compatible door in front of the engines."""
@@ -96,5 +174,5 @@ def run_gateway() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    app()
+    """Entry point of the console scripts: `lull`, and `kubectl-lull`, which kubectl runs as `kubectl lull`."""
+    app(prog_name="kubectl lull" if Path(sys.argv[0]).name == "kubectl-lull" else "lull")

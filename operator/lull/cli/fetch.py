@@ -29,14 +29,15 @@ def run(source: str, to: Path, *, credentials: Path | None = None, check: str | 
     """
     os.umask(0o022)  # the engine runs as another user
     try:
-        options = _read_options(credentials, check)
+        options = read_options(credentials, check)
         return asyncio.run(_until_told_to_stop(parse_source(source), to, options))
     except Failed as failure:
         print(failure, file=sys.stderr, flush=True)
         return failure.exit_code
 
 
-def _read_options(credentials: Path | None, check: str | None) -> Options:
+def read_options(credentials: Path | None, check: str | None = None) -> Options:
+    """Read what this process was told, and the credentials as they are now."""
     try:
         wishes = parse_wishes(check) if check is not None else None
     except ValueError as error:
@@ -44,12 +45,18 @@ def _read_options(credentials: Path | None, check: str | None) -> Options:
     return Options(parse_endpoints(os.environ), read_credentials(credentials, os.environ), wishes)
 
 
+def log(event: str, *, level: str = "info", **fields: object) -> None:
+    """Write a line, whole, for whoever reads the container's log."""
+    line = {"event": event, **fields, "level": level, "timestamp": clock.render_time(clock.wall())}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
 async def _until_told_to_stop(source: Source, target: Path, options: Options) -> int:
     # Late, for the sake of a first line of output within a tenth of a second.
     from lull.fetcher.fetch import fetch
 
     # As a container's first process it would not be ended by a signal that it does not handle.
-    task = asyncio.ensure_future(fetch(source, target, options, _log))
+    task = asyncio.ensure_future(fetch(source, target, options, log))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await task
@@ -57,8 +64,3 @@ async def _until_told_to_stop(source: Source, target: Path, options: Options) ->
         print("Fetching was stopped before it was complete.", file=sys.stderr, flush=True)
         return TERMINATED
     return 0
-
-
-def _log(event: str, *, level: str = "info", **fields: object) -> None:
-    line = {"event": event, **fields, "level": level, "timestamp": clock.render_time(clock.wall())}
-    print(json.dumps(line), file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+import uvloop
 
 from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
@@ -21,19 +22,22 @@ from lull.core.manifests import BuildSettings
 from lull.doors import admin, http, kube, logs, metrics
 from lull.doors.admin import Health
 from lull.doors.events import Recorder
-from lull.doors.kube import LLMDEPLOYMENTS, Kube, Refused, Transient, backoff
 from lull.doors.lease import Lease, LeaseName
 from lull.doors.store import Store
+from lull.residence.loop import Residence
 from lull.settings import OperatorSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lull.doors.http import Http
+    from lull.doors.kube import Kube
 
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS: Final = 5.0
+_SETTLE_SECONDS: Final = 0.05
+"""How long what happens to one LLMDeployment is gathered before it is reconciled."""
 
 
 class _Stopped(Exception):  # noqa: N818  ends the task group, and is nobody's error
@@ -46,19 +50,22 @@ class App:
 
     kube: Kube
     store: Store
+    claims: Claims
     recorder: Recorder
     collector: Collector
     autoscaler: Autoscaler
     decisions: KeyedQueue
     reconciler: Reconciler
     reconciles: KeyedQueue
+    residence: Residence
+    placements: KeyedQueue
 
 
 def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     store = Store()
     recorder = Recorder(connection, settings.pod_name)
     timing = Timing(tick=settings.tick_seconds, stale_after=settings.stale_seconds)
-    reconciles, decisions = KeyedQueue("controller"), KeyedQueue("autoscaler")
+    reconciles, decisions = KeyedQueue("controller", settle_seconds=_SETTLE_SECONDS), KeyedQueue("autoscaler")
     collector = Collector(client, timing=timing, on_news=decisions.add)
     autoscaler = Autoscaler(
         connection,
@@ -69,21 +76,40 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         on_decision=reconciles.add,
     )
     claims = Claims(store, reconciles.add)
+    residence = Residence(client, store=store, find_conflicts=claims.find_adapter_conflicts, on_change=reconciles.add)
+    placements = KeyedQueue("adapters")
     reconciler = Reconciler(
         connection,
+        store=store,
         settings=BuildSettings(
             image=settings.image,
             image_pull_policy=settings.image_pull_policy,
             hub_endpoint=settings.hub_endpoint,
             lull_namespace=settings.namespace,
         ),
-        surroundings=Surroundings(find_conflict=claims.find_conflict, view_scaling=autoscaler.view),
+        surroundings=Surroundings(
+            find_conflict=claims.find_conflict, view_scaling=autoscaler.view, view_adapters=residence.view
+        ),
         recorder=recorder,
         resync_seconds=settings.resync_seconds,
     )
     store.listen(claims.take)
     store.listen(decisions.add)
-    return App(connection, store, recorder, collector, autoscaler, decisions, reconciler, reconciles)
+    store.listen(reconciles.add)
+    store.listen(lambda key: placements.add(key) if residence.concerns(key) else None)
+    return App(
+        connection,
+        store,
+        claims,
+        recorder,
+        collector,
+        autoscaler,
+        decisions,
+        reconciler,
+        reconciles,
+        residence,
+        placements,
+    )
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -127,31 +153,19 @@ async def _lead(
             app.kube, namespace=settings.namespace, service=settings.gateway_service, on_alive=health.beat
         )
     )
-    # Conflicts and replica counts are known only when everything was seen once.
+    # Conflicts and replica counts are known only when everything was seen once; and Kopf, which looks for kinds only at
+    # its start, would wait for ever for one that comes later.
     await app.store.wait_synced()
+    app.claims.judge()
     group.create_task(app.decisions.run(app.autoscaler.scale, workers=settings.workers, on_alive=health.beat))
+    group.create_task(app.placements.run(app.residence.settle, workers=settings.workers, on_alive=health.beat))
     group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=settings.workers, on_alive=health.beat))
-    await _wait_installed(app.kube, settings.scope)
     started = asyncio.Event()
     group.create_task(handlers.run(app.reconciles.add, namespace=settings.scope, started=started))
     await started.wait()
     # Kopf has just put its own signal handlers in the place of ours; they would stop it alone, and slowly.
     await asyncio.sleep(0)
     _catch_signals(stop)
-
-
-async def _wait_installed(connection: Kube, namespace: str | None) -> None:
-    """Wait until our kind is served: Kopf looks for kinds once, at its start."""
-    failures = 0
-    while True:
-        try:
-            await connection.list(LLMDEPLOYMENTS, namespace=namespace)
-        except (Transient, Refused) as error:
-            failures += 1
-            log.warning("waiting for the API server to serve LLMDeployments", error=str(error))
-            await asyncio.sleep(backoff(failures))
-        else:
-            return
 
 
 async def _wait_stop(stop: asyncio.Event) -> None:
@@ -195,7 +209,7 @@ def main() -> None:
     settings = OperatorSettings()
     logs.configure(settings.log_level)
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except Exception as error:
         log.critical("ended", error=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error

@@ -39,19 +39,21 @@ def render_file(file: Path, *, namespace: str) -> str:
     return render_yaml(child for model in models for child in _render(model, namespace))
 
 
-def _render(model: Manifest, namespace: str) -> tuple[Manifest, ...]:
+def read_build_settings() -> BuildSettings:
+    """What the operator would add, as the environment says."""
     settings = OperatorSettings()
+    return BuildSettings(
+        image=settings.image,
+        image_pull_policy=settings.image_pull_policy,
+        hub_endpoint=settings.hub_endpoint,
+        lull_namespace=settings.namespace,
+    )
+
+
+def _render(model: Manifest, namespace: str) -> tuple[Manifest, ...]:
     metadata = {"namespace": namespace, **(model.get("metadata") or {})}
     try:
-        desired = build(
-            parse_llmdeployment({**model, "metadata": metadata}),
-            BuildSettings(
-                image=settings.image,
-                image_pull_policy=settings.image_pull_policy,
-                hub_endpoint=settings.hub_endpoint,
-                lull_namespace=settings.namespace,
-            ),
-        )
+        desired = build(parse_llmdeployment({**model, "metadata": metadata}), read_build_settings())
     except InvalidSpec as error:
         raise _refuse(f"{metadata.get('name')}: {error}") from error
     return plan(desired, Observed()).apply

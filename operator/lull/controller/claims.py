@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
-from lull.core.catalogue import build_catalogue
+from lull.core.catalogue import Catalogue, build_catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lull.api.llmdeployment import Key
     from lull.doors.store import Store
+
+_GATHER_SECONDS: Final = 0.1
+"""How long changed claims are gathered: a thousand that come together are then judged a few times and not each."""
 
 
 class Claims:
@@ -20,21 +24,42 @@ class Claims:
         self._store = store
         self._enqueue = enqueue
         self._claims: dict[Key, tuple[str, ...]] = {}
-        self._conflicts: Mapping[Key, str] = {}
+        self._catalogue = Catalogue()
+        self._judging: asyncio.TimerHandle | None = None
 
     def find_conflict(self, key: Key) -> str | None:
-        return self._conflicts.get(key)
+        return self._catalogue.conflicts.get(key)
+
+    def find_adapter_conflicts(self, key: Key) -> Mapping[str, str]:
+        """Adapters whose names are another's, and why."""
+        return self._catalogue.adapter_conflicts.get(key, {})
 
     def take(self, key: Key) -> None:
-        """Look at one LLMDeployment again; those whose conflict came, changed or went are reconciled."""
+        """Look at one LLMDeployment again, and soon judge all where its claim has changed."""
         deployment = self._store.find_deployment(key)
-        claim = () if deployment is None or deployment.deleting else (deployment.uid, *deployment.served_names)
+        claim = (
+            ()
+            if deployment is None or deployment.deleting
+            else (deployment.uid, *deployment.served_names, "", *deployment.adapter_names)
+        )
         if claim == self._claims.get(key, ()):
             return
         self._claims.pop(key, None)
         if claim:
             self._claims[key] = claim
-        earlier, self._conflicts = self._conflicts, build_catalogue(self._store.list_deployments()).conflicts
-        for changed in earlier.keys() | self._conflicts.keys():
-            if earlier.get(changed) != self._conflicts.get(changed):
-                self._enqueue(changed)
+        if self._judging is None:
+            self._judging = asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.judge)
+
+    def judge(self) -> None:
+        """Find who owns which names; those whose conflict came, changed or went are reconciled."""
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+        earlier, self._catalogue = self._catalogue, build_catalogue(self._store.list_deployments())
+        for before, after in (
+            (earlier.conflicts, self._catalogue.conflicts),
+            (earlier.adapter_conflicts, self._catalogue.adapter_conflicts),
+        ):
+            for changed in before.keys() | after.keys():
+                if before.get(changed) != after.get(changed):
+                    self._enqueue(changed)

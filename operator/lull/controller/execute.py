@@ -13,6 +13,8 @@ from lull.doors import metrics
 from lull.doors.kube import RESOURCES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lull.api.llmdeployment import Key, Manifest
     from lull.core.observed import Observed
     from lull.core.planning import Identity, Plan
@@ -27,20 +29,27 @@ class Executor:
     A child's resource version would not do: it moves with every change of status, which is none of ours.
     """
 
-    def __init__(self, kube: Kube) -> None:
+    def __init__(self, kube: Kube, *, learn: Callable[[Manifest], None]) -> None:
+        """`learn` is told what the API server answers to each write."""
         self._kube = kube
+        self._learn = learn
         self._applied: dict[Key, dict[Identity, tuple[str, str]]] = {}
 
-    async def execute(self, key: Key, plan: Plan, observed: Observed) -> None:
+    async def execute(self, key: Key, plan: Plan, observed: Observed) -> bool:
+        """Carry a plan out; whether that changed anything."""
+        has_changed = bool(plan.delete)
         looks = {identify(child): _look(child) for child in (*observed.workloads, *observed.others)}
         applied = self._applied.setdefault(key, {})
         for manifest in plan.apply:
             identity, digest = identify(manifest), _digest(manifest)
             if identity in looks and applied.get(identity) == (looks[identity], digest):
                 continue
-            look = _look(await self._kube.apply(manifest, force=identity not in plan.yielding))
+            answer = await self._kube.apply(manifest, force=identity not in plan.yielding)
+            self._learn(answer)
+            look = _look(answer)
             applied[identity] = (look, digest)
             if look != looks.get(identity):
+                has_changed = True
                 metrics.APPLIED.labels(manifest["kind"]).inc()
                 log.info("applied", key=str(key), kind=identity[0], name=identity[1])
         for manifest in plan.delete:
@@ -51,6 +60,7 @@ class Executor:
             applied.pop(identify(manifest), None)
             metrics.DELETED.labels(manifest["kind"]).inc()
             log.info("deleted", key=str(key), kind=manifest["kind"], name=metadata["name"])
+        return has_changed
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an LLMDeployment that is gone."""
@@ -60,10 +70,11 @@ class Executor:
 def _look(child: Manifest) -> str:
     """Digest of what an apply could change, or somebody could have changed since."""
     metadata = child["metadata"]
-    spec = {field: value for field, value in child.get("spec", {}).items() if field != "replicas"}
     kept = [metadata.get("uid"), metadata.get("labels"), metadata.get("annotations"), metadata.get("ownerReferences")]
-    return _digest({"metadata": kept, "spec": spec})
+    return _digest({"metadata": kept, "spec": child.get("spec", {})})
 
 
 def _digest(manifest: Manifest) -> str:
-    return sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """Digest of a child less its replica count, which is born with the child and then the autoscaler's."""
+    spec = {field: value for field, value in manifest["spec"].items() if field != "replicas"}
+    return sha256(orjson.dumps({**manifest, "spec": spec}, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,27 +1,23 @@
-"""The Kopf shell: whatever happens to an LLMDeployment or to what it owns puts its key into our queue, no more.
+"""The Kopf shell: whatever happens to an LLMDeployment puts its key into our queue, no more.
 
 Kopf watches, authenticates and reconnects. It writes nothing: no finalizer, no annotation, no Event, so that objects
-can be deleted with the operator gone. It keeps no index: what it may have missed, the reconcile lists for itself.
+can be deleted with the operator gone. It keeps no index, as its own would keep what was deleted while it looked away:
+what there is, and whatever happens to children, the store knows.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import kopf
 
 from lull.api import names
 from lull.api.llmdeployment import Key
-from lull.doors.kube import DEPLOYMENTS, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS, PODS, SERVICES
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Mapping
-
-    from lull.doors.kube import Resource
-
-_OWNED: Final = (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS, PODS)
+    from collections.abc import Callable, Iterator
 
 
 class EndlessBackoffs:
@@ -52,8 +48,6 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70
     settings.watching.chunk_size = 500
     settings.process.ultimate_exiting_timeout = None
-    for resource in _OWNED:
-        settings.watching.label_selectors[_selector(resource)] = names.LABEL_DEPLOYMENT
     return settings
 
 
@@ -68,12 +62,6 @@ def build_registry(enqueue: Callable[[Key], None]) -> kopf.OperatorRegistry:
     async def enqueue_deployment(*, namespace: str | None, name: str, **_: Any) -> None:  # noqa: ANN401
         enqueue(Key(namespace or "", name))
 
-    async def enqueue_owner(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:  # noqa: ANN401
-        enqueue(Key(namespace or "", labels[names.LABEL_DEPLOYMENT]))
-
-    for resource in _OWNED:
-        watch = kopf.on.event(*_selector(resource), labels={names.LABEL_DEPLOYMENT: kopf.PRESENT}, registry=registry)
-        watch(enqueue_owner)
     return registry
 
 
@@ -87,8 +75,3 @@ async def run(enqueue: Callable[[Key], None], *, namespace: str | None, started:
         namespaces=() if namespace is None else (namespace,),
         ready_flag=started,
     )
-
-
-def _selector(resource: Resource) -> tuple[str, str, str]:
-    group, _, version = resource.api_version.rpartition("/")
-    return group, version, resource.plural

@@ -32,9 +32,17 @@ class KeyedQueue:
     on is worked on once more afterwards.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, settle_seconds: float = 0.0) -> None:
+        """Let a key wait `settle_seconds` for what else happens to it, which is then worked on together."""
         self._name = name
+        self._settle_seconds = settle_seconds
+        # Found once: a thousand models are looked at a thousand times a second.
+        self._depth = metrics.WORKQUEUE_DEPTH.labels(name)
+        self._waited = metrics.WORKQUEUE_SECONDS.labels(name)
+        self._took = metrics.WORK_SECONDS.labels(name)
+        self._done = metrics.WORK.labels(name, "ok")
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._settling: dict[Key, asyncio.TimerHandle] = {}
         self._waiting: dict[Key, float] = {}
         self._running: set[Key] = set()
         self._again: set[Key] = set()
@@ -42,14 +50,16 @@ class KeyedQueue:
         self._failures: dict[Key, int] = {}
 
     def add(self, key: Key) -> None:
-        """Work on the key as soon as a worker is free."""
-        self._cancel_timer(key)
+        """Work on the key as soon as it has settled and a worker is free."""
         if key in self._running:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting[key] = clock.monotonic()
-            self._ready.put_nowait(key)
-            metrics.WORKQUEUE_DEPTH.labels(self._name).set(len(self._waiting))
+        elif key not in self._waiting and key not in self._settling:
+            self._cancel_timer(key)
+            if self._settle_seconds:
+                loop = asyncio.get_running_loop()
+                self._settling[key] = loop.call_later(self._settle_seconds, self._admit, key)
+            else:
+                self._admit(key)
 
     async def run(self, work: Work, *, workers: int, on_alive: Callable[[str], None]) -> None:
         """Work for ever."""
@@ -58,8 +68,8 @@ class KeyedQueue:
                 for number in range(workers):
                     group.create_task(self._run_worker(work, f"{self._name} worker {number}", on_alive))
         finally:
-            for key in tuple(self._timers):
-                self._cancel_timer(key)
+            for timer in (*self._timers.values(), *self._settling.values()):
+                timer.cancel()
 
     async def _run_worker(self, work: Work, worker: str, on_alive: Callable[[str], None]) -> None:
         while True:
@@ -73,19 +83,19 @@ class KeyedQueue:
 
     async def _run_one(self, work: Work, key: Key) -> None:
         began = clock.monotonic()
-        metrics.WORKQUEUE_SECONDS.labels(self._name).observe(began - self._waiting.pop(key))
-        metrics.WORKQUEUE_DEPTH.labels(self._name).set(len(self._waiting))
+        self._waited.observe(began - self._waiting.pop(key))
+        self._depth.set(len(self._waiting))
         self._running.add(key)
         try:
             delay = await self._attempt(work, key)
         finally:
             self._running.discard(key)
-            metrics.WORK_SECONDS.labels(self._name).observe(clock.monotonic() - began)
+            self._took.observe(clock.monotonic() - began)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
         elif delay is not None:
-            self._timers[key] = asyncio.get_running_loop().call_later(delay, self._add_due, key)
+            self._timers[key] = asyncio.get_running_loop().call_later(delay, self._admit, key)
 
     async def _attempt(self, work: Work, key: Key) -> float | None:
         """Work on the key once; the seconds after which it is due again."""
@@ -103,16 +113,19 @@ class KeyedQueue:
             log.exception("bug", queue=self._name, key=str(key), after=round(delay, 1))
         else:
             self._failures.pop(key, None)
-            metrics.WORK.labels(self._name, "ok").inc()
+            self._done.inc()
         return delay
 
     def _count_failure(self, key: Key) -> int:
         self._failures[key] = self._failures.get(key, 0) + 1
         return self._failures[key]
 
-    def _add_due(self, key: Key) -> None:
+    def _admit(self, key: Key) -> None:
+        self._settling.pop(key, None)
         self._timers.pop(key, None)
-        self.add(key)
+        self._waiting[key] = clock.monotonic()
+        self._ready.put_nowait(key)
+        self._depth.set(len(self._waiting))
 
     def _cancel_timer(self, key: Key) -> None:
         timer = self._timers.pop(key, None)

@@ -11,7 +11,7 @@ import structlog
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
 from lull.api.reasons import ConditionType, Reason
 from lull.controller.execute import Executor
-from lull.controller.observe import observe
+from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
 from lull.core.planning import plan
 from lull.core.status import REMEDIES, summarize, summarize_unreadable
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.core.manifests import BuildSettings
     from lull.core.observed import Observed
-    from lull.core.status import ScalingView
+    from lull.core.status import AdapterView, ScalingView
     from lull.doors.events import Recorder
     from lull.doors.kube import Kube
+    from lull.doors.store import Store
 
 log = structlog.get_logger(__name__)
 
 _FOREIGN_SECONDS: Final = 15.0
 """How soon to look again whether a name that is taken has become free."""
+_WRITTEN_SECONDS: Final = 0.25
+"""How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Surroundings:
     find_conflict: Callable[[Key], str | None]
     """Why an LLMDeployment's names are another's."""
     view_scaling: Callable[[LLMDeployment], ScalingView]
+    view_adapters: Callable[[LLMDeployment], tuple[AdapterView, ...]]
 
 
 class Reconciler:
@@ -50,42 +54,61 @@ class Reconciler:
         self,
         kube: Kube,
         *,
+        store: Store,
         settings: BuildSettings,
         surroundings: Surroundings,
         recorder: Recorder,
         resync_seconds: float,
     ) -> None:
         self._kube = kube
+        self._store = store
         self._settings = settings
         self._surroundings = surroundings
         self._recorder = recorder
-        self._executor = Executor(kube)
+        self._executor = Executor(kube, learn=store.learn)
         self._resync_seconds = resync_seconds
 
     async def reconcile(self, key: Key) -> float | None:
-        """Bring the children to what the spec says, and status to what is there; seconds until the next look."""
-        manifest = await self._kube.get(LLMDEPLOYMENTS, key.namespace, key.name)
+        """Bring the children to what the spec says, then status to what is there; seconds until the next look."""
+        manifest = self._store.find_manifest(key)
         if manifest is None or "deletionTimestamp" in manifest["metadata"]:
             # Kubernetes deletes the children by their owner references, with or without us.
             self._executor.forget(key)
             return None
         due = self._resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311  spreads resyncs only
         try:
-            deployment = parse_llmdeployment(manifest)
+            deployment = self._store.find_deployment(key) or parse_llmdeployment(manifest)
         except InvalidSpec as error:
             await self._write_status(key, manifest, summarize_unreadable(manifest, str(error), now=clock.wall()))
             return due
         try:
-            desired, problem = build(deployment, self._settings), None
+            desired = build(deployment, self._settings)
+            observed = await observe(self._kube, self._store, deployment, desired)
+            if await self._executor.execute(key, plan(desired, observed), observed):
+                return _WRITTEN_SECONDS
+            problem = None
         except InvalidSpec as error:
-            desired, problem = (), str(error)
-        observed = await observe(self._kube, deployment, desired)
-        if problem is None:
-            problem = await self._follow_spec(deployment, desired, observed)
+            observed, problem = snapshot(self._store, deployment), str(error)
+        except Refused as error:
+            if error.status not in {400, 422}:
+                raise
+            # The spec passed our checks and makes a child that Kubernetes does not take: only a change of it helps.
+            observed = snapshot(self._store, deployment)
+            problem = f"Kubernetes refuses what the spec asks for: {error.message}"
+        await self._report(deployment, manifest, observed, problem)
+        # What is not ours tells nobody here when it goes.
+        return min(due, _FOREIGN_SECONDS) if observed.foreign else due
+
+    async def _report(
+        self, deployment: LLMDeployment, manifest: Manifest, observed: Observed, problem: str | None
+    ) -> None:
+        """Say in status what is there."""
+        key = deployment.key
         status = summarize(
             deployment,
             observed,
             scaling=self._surroundings.view_scaling(deployment),
+            adapters=self._surroundings.view_adapters(deployment),
             problem=problem,
             conflict=self._surroundings.find_conflict(key),
             now=clock.wall(),
@@ -93,21 +116,6 @@ class Reconciler:
         if await self._write_status(key, manifest, status):
             self._report_troubles(deployment, status)
         metrics.READY_REPLICAS.labels(key.namespace, key.name).set(status["readyReplicas"])
-        # What is not ours tells nobody here when it goes.
-        return min(due, _FOREIGN_SECONDS) if observed.foreign else due
-
-    async def _follow_spec(
-        self, deployment: LLMDeployment, desired: tuple[Manifest, ...], observed: Observed
-    ) -> str | None:
-        """Write the children; why the spec cannot be followed, where it cannot."""
-        try:
-            await self._executor.execute(deployment.key, plan(desired, observed), observed)
-        except Refused as error:
-            if error.status not in {400, 422}:
-                raise
-            # The spec passed our checks and makes a child that Kubernetes does not take: only a change of it helps.
-            return f"Kubernetes refuses what the spec asks for: {error.message}"
-        return None
 
     async def _write_status(self, key: Key, manifest: Manifest, status: Manifest) -> bool:
         """Write what differs from what is there; whether anything did."""
@@ -115,7 +123,7 @@ class Reconciler:
         changed = {field: value for field, value in status.items() if present.get(field) != value}
         if not changed:
             return False
-        await self._kube.patch_status(LLMDEPLOYMENTS, manifest, changed)
+        self._store.learn(await self._kube.patch_status(LLMDEPLOYMENTS, manifest, changed))
         metrics.STATUS_WRITTEN.inc()
         log.info("status written", key=str(key), summary=status.get("summary"), fields=sorted(changed))
         return True

@@ -9,6 +9,9 @@ A request is in exactly one place at a time:
              held again ◄───────────────┘   its engine failed before the first byte
 
 Granted means let go, but not with an endpoint yet; it takes a place of those that are free.
+
+Those who wait for one model wait in lanes: one for the model itself, which any endpoint serves, and one for each
+adapter, which those endpoints serve that have it. A lane that nothing can be done for does not hold up the others.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from lull.api.quantities import parse_duration, parse_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from lull.api.llmdeployment import Key, LLMDeployment
 
@@ -56,6 +59,8 @@ class Ticket:
     """Order of arrival."""
     key: Key
     size: int
+    lane: str = ""
+    """The adapter; empty for the model itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +76,35 @@ class Demand:
 
 
 @dataclass(slots=True)
-class _Line:
-    """Everything that concerns one model."""
+class _Lane:
+    """Those who wait for the same thing."""
 
     held: dict[int, Ticket] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     """Heap of numbers; one that is no longer in `held` has left."""
+
+    def add(self, ticket: Ticket) -> None:
+        self.held[ticket.number] = ticket
+        heapq.heappush(self.order, ticket.number)
+
+    def find_oldest(self) -> int:
+        while self.order[0] not in self.held:
+            heapq.heappop(self.order)
+        return self.order[0]
+
+    def tidy(self) -> None:
+        """Numbers of those who left are dropped once they outnumber those who wait: the heap is bounded too."""
+        if len(self.order) > 2 * len(self.held) + 64:
+            self.order = sorted(self.held)
+
+
+@dataclass(slots=True)
+class _Line:
+    """Everything that concerns one model."""
+
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+    """Only those in which somebody waits."""
+    held: int = 0
     held_bytes: int = 0
     granted: set[int] = field(default_factory=set)
     in_flight: set[int] = field(default_factory=set)
@@ -93,18 +121,23 @@ class Admission:
         self.sequence = 0
         """Grows whenever a request finds no capacity: the operator's cue to look at demand at once."""
 
-    def arrive(self, key: Key, *, size: int, limits: Limits, free: int, now: float) -> tuple[Ticket, Verdict]:
-        """A request comes in. One that is shed is forgotten at once, but has counted as demand."""
+    def arrive(
+        self, key: Key, *, size: int, limits: Limits, free: int, now: float, lane: str = ""
+    ) -> tuple[Ticket, Verdict]:
+        """A request comes in. One that is shed is forgotten at once, but has counted as demand.
+
+        `free` is what those endpoints can take that serve its lane.
+        """
         line = self._lines.setdefault(key, _Line())
         self._numbers += 1
-        ticket = Ticket(self._numbers, key, size)
+        ticket = Ticket(self._numbers, key, size, lane)
         line.arrived += 1
         line.last = now
-        if not line.held and free > len(line.granted):
+        if lane not in line.lanes and free > len(line.granted):
             line.granted.add(ticket.number)
             return ticket, Verdict.ADMIT
         self.sequence += 1
-        if len(line.held) >= limits.max_held:
+        if line.held >= limits.max_held:
             return ticket, Verdict.SHED_COUNT
         if line.held_bytes + size > limits.max_held_bytes:
             return ticket, Verdict.SHED_BYTES
@@ -122,17 +155,27 @@ class Admission:
         _hold(line, ticket)
         self.sequence += 1
 
-    def release(self, key: Key, *, free: int) -> tuple[Ticket, ...]:
-        """Capacity may have changed: let go as many as it allows, oldest first."""
+    def release(self, key: Key, *, free: Callable[[str], int]) -> tuple[Ticket, ...]:
+        """Capacity may have changed: let go as many as it allows, oldest first; `free` tells it for a lane.
+
+        All that are granted count in every lane, whichever endpoints they will take: the next call, when those have
+        them, finds what is left.
+        """
         line = self._lines.get(key)
-        if line is None:
+        if line is None or free("") <= len(line.granted):
             return ()
+        room = {lane: free(lane) for lane in line.lanes}
+        heads = [(held.find_oldest(), lane) for lane, held in line.lanes.items()]
+        heapq.heapify(heads)
         released: list[Ticket] = []
-        while line.held and free > len(line.granted):
-            number = heapq.heappop(line.order)
-            if number in line.held:
-                released.append(_let_go(line, number))
-                line.granted.add(number)
+        while heads:
+            number, lane = heapq.heappop(heads)
+            if room[lane] <= len(line.granted):
+                continue
+            released.append(_let_go(line, lane, number))
+            line.granted.add(number)
+            if lane in line.lanes:
+                heapq.heappush(heads, (line.lanes[lane].find_oldest(), lane))
         return tuple(released)
 
     def start(self, ticket: Ticket) -> None:
@@ -146,9 +189,10 @@ class Admission:
         line = self._lines.get(ticket.key)
         if line is None:
             return
-        if ticket.number in line.held:
-            _let_go(line, ticket.number)
-            _tidy(line)
+        lane = line.lanes.get(ticket.lane)
+        if lane is not None and ticket.number in lane.held:
+            _let_go(line, ticket.lane, ticket.number)
+            lane.tidy()
         elif ticket.number in line.in_flight or ticket.number in line.granted:
             line.in_flight.discard(ticket.number)
             line.granted.discard(ticket.number)
@@ -156,16 +200,18 @@ class Admission:
             return
         line.last = now
 
-    def empty(self, key: Key) -> tuple[Ticket, ...]:
-        """Nothing will be served here any more: everything held is to be turned away, oldest first."""
+    def empty(self, key: Key, lanes: Iterable[str] | None = None) -> tuple[Ticket, ...]:
+        """Nothing will be served here any more, or not in these lanes: all held are to be turned away, oldest first."""
         line = self._lines.get(key)
         if line is None:
             return ()
-        tickets = tuple(line.held[number] for number in sorted(line.held))
-        line.held.clear()
-        line.order.clear()
-        line.held_bytes = 0
-        return tickets
+        chosen = [
+            line.lanes.pop(lane) for lane in (tuple(line.lanes) if lanes is None else lanes) if lane in line.lanes
+        ]
+        tickets = sorted((ticket for lane in chosen for ticket in lane.held.values()), key=lambda one: one.number)
+        line.held -= len(tickets)
+        line.held_bytes -= sum(ticket.size for ticket in tickets)
+        return tuple(tickets)
 
     def forget(self, key: Key) -> None:
         """Drop the count of a model that is gone, once nothing of it is left here."""
@@ -177,6 +223,11 @@ class Admission:
         line = self._lines.get(key)
         return line is not None and bool(line.held)
 
+    def list_lanes(self, key: Key) -> tuple[str, ...]:
+        """Adapters that somebody waits for."""
+        line = self._lines.get(key)
+        return tuple(lane for lane in line.lanes if lane) if line is not None else ()
+
     @property
     def models(self) -> tuple[Key, ...]:
         return tuple(self._lines)
@@ -184,7 +235,7 @@ class Admission:
     def demand(self, *, now: float) -> Mapping[Key, Demand]:
         return {
             key: Demand(
-                held=len(line.held),
+                held=line.held,
                 held_bytes=line.held_bytes,
                 in_flight=len(line.granted) + len(line.in_flight),
                 arrived=line.arrived,
@@ -218,18 +269,15 @@ def _hold_seconds(hold_for: str, deployment: LLMDeployment) -> float:
 
 
 def _hold(line: _Line, ticket: Ticket) -> None:
-    line.held[ticket.number] = ticket
-    heapq.heappush(line.order, ticket.number)
+    line.lanes.setdefault(ticket.lane, _Lane()).add(ticket)
+    line.held += 1
     line.held_bytes += ticket.size
 
 
-def _let_go(line: _Line, number: int) -> Ticket:
-    ticket = line.held.pop(number)
+def _let_go(line: _Line, lane: str, number: int) -> Ticket:
+    ticket = line.lanes[lane].held.pop(number)
+    if not line.lanes[lane].held:
+        del line.lanes[lane]
+    line.held -= 1
     line.held_bytes -= ticket.size
     return ticket
-
-
-def _tidy(line: _Line) -> None:
-    """Numbers of those who left are dropped once they outnumber those who wait: the heap is bounded too."""
-    if len(line.order) > 2 * len(line.held) + 64:
-        line.order = sorted(line.held)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from lull.api.adapters import AdapterItem
     from lull.api.llmdeployment import Key, LLMDeployment
 
 
@@ -19,8 +20,12 @@ class Catalogue:
     """In the order in which they are listed to clients: oldest LLMDeployment first."""
     deployments: Mapping[Key, LLMDeployment] = field(default_factory=dict)
     """Those that own at least one name."""
+    adapters: Mapping[str, AdapterItem] = field(default_factory=dict)
+    """Those of the names that are adapters' own."""
     conflicts: Mapping[Key, str] = field(default_factory=dict)
     """What to tell an LLMDeployment that claims a name which an older one owns."""
+    adapter_conflicts: Mapping[Key, Mapping[str, str]] = field(default_factory=dict)
+    """The same of its adapters, for each by its name: only that adapter is not served."""
 
     def find(self, name: str) -> LLMDeployment | None:
         """Route: the LLMDeployment that answers for a name."""
@@ -35,18 +40,24 @@ def build_catalogue(deployments: Iterable[LLMDeployment]) -> Catalogue:
     """
     names: dict[str, Key] = {}
     owners: dict[Key, LLMDeployment] = {}
+    adapters: dict[str, AdapterItem] = {}
     conflicts: dict[Key, str] = {}
+    adapter_conflicts: dict[Key, Mapping[str, str]] = {}
     for deployment in sorted(deployments, key=lambda one: (one.created_at, one.key)):
         if deployment.deleting:
             continue
-        lost = {name: names[name] for name in deployment.served_names if name in names}
-        won = [name for name in deployment.served_names if name not in lost]
+        items = {item.name: item for item in deployment.spec.adapters.items} if deployment.spec.adapters else {}
+        lost = {name: names[name] for name in (*deployment.served_names, *items) if name in names}
+        won = [name for name in (*deployment.served_names, *items) if name not in lost]
         names.update(dict.fromkeys(won, deployment.key))
+        adapters.update((name, items[name]) for name in won if name in items)
         if won:
             owners[deployment.key] = deployment
-        if lost:
-            conflicts[deployment.key] = _sentence(lost)
-    return Catalogue(names, owners, conflicts)
+        if own := {name: owner for name, owner in lost.items() if name not in items}:
+            conflicts[deployment.key] = _sentence(own)
+        if taken := {name: _sentence({name: owner}) for name, owner in lost.items() if name in items}:
+            adapter_conflicts[deployment.key] = taken
+    return Catalogue(names, owners, adapters, conflicts, adapter_conflicts)
 
 
 def _sentence(lost: Mapping[str, Key]) -> str:

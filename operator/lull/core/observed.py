@@ -18,13 +18,20 @@ class Observed:
     """
 
     workloads: tuple[Manifest, ...] = ()
-    """Deployments of apps/v1, one per pool."""
+    """Deployments, or LeaderWorkerSets where a replica spans nodes: one per pool."""
     pods: tuple[Manifest, ...] = ()
-    """Engine pods, also those that are going."""
+    """Engine pods, also those that are going; of a group of pods its leader."""
+    workers: tuple[Manifest, ...] = ()
+    """The other pods of groups: they serve no requests, and no replica is ready without them."""
     others: tuple[Manifest, ...] = ()
-    """Service, NetworkPolicy, PodDisruptionBudget."""
+    """Service, NetworkPolicy, PodDisruptionBudget, PersistentVolumeClaim, PodMonitor."""
     foreign: tuple[Manifest, ...] = ()
     """Objects that bear the name of a child and belong to somebody else."""
+
+    @property
+    def members(self) -> tuple[Manifest, ...]:
+        """Every pod of every replica."""
+        return (*self.pods, *self.workers)
 
 
 def is_owned(manifest: Manifest, deployment: LLMDeployment) -> bool:

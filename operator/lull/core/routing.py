@@ -52,6 +52,8 @@ class Candidate:
     failures: int = 0
     """In a row."""
     avoid_until: float = 0.0
+    adapters: Collection[str] = ()
+    """Names of the adapters that its engine said it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Choice:
     turn: int
     tried: Collection[str] = ()
     """Endpoints (by uid) that failed this request before."""
+    adapter: str = ""
+    """The adapter that is asked for; empty for the model itself, which every endpoint has."""
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:
@@ -91,12 +95,12 @@ def slots(deployment: LLMDeployment) -> int:
     return SLOTS_PER_SEQUENCE * (deployment.spec.engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS)
 
 
-def free(candidates: Iterable[Candidate], *, slots: int, now: float) -> int:
-    """Requests that could be passed on right now."""
+def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: str = "") -> int:
+    """Requests for an adapter, or for the model itself, that could be passed on right now."""
     return sum(
         slots - candidate.in_flight
         for candidate in candidates
-        if is_open(candidate, now) and candidate.in_flight < slots
+        if is_open(candidate, now) and candidate.in_flight < slots and has_adapter(candidate, adapter)
     )
 
 
@@ -104,12 +108,21 @@ def is_open(candidate: Candidate, now: float) -> bool:
     return candidate.endpoint.ready and now >= candidate.avoid_until
 
 
+def has_adapter(candidate: Candidate, adapter: str) -> bool:
+    """Whether an endpoint serves an adapter, as far as its engine said; the model itself all do."""
+    return not adapter or adapter in candidate.adapters
+
+
 def pick(candidates: Iterable[Candidate], choice: Choice, *, now: float) -> Candidate | None:
     """Filter → score → pick: the open endpoint with the least in flight, equals in turn.
 
     One that failed this very request is taken only where there is no other.
     """
-    fit = [candidate for candidate in candidates if is_open(candidate, now) and candidate.in_flight < choice.slots]
+    fit = [
+        candidate
+        for candidate in candidates
+        if is_open(candidate, now) and candidate.in_flight < choice.slots and has_adapter(candidate, choice.adapter)
+    ]
     if not fit:
         return None
     best = min(_score(candidate, choice) for candidate in fit)

@@ -34,49 +34,55 @@ class GatewayMetrics:
     """Counters that the pipeline keeps, and gauges that are read off admission at each scrape."""
 
     def __init__(self, demand: Callable[[], Mapping[Key, Demand]]) -> None:
-        self._registry = CollectorRegistry()
-        GCCollector(self._registry)
-        PlatformCollector(self._registry)
-        ProcessCollector(registry=self._registry)
-        self._registry.register(_DemandCollector(demand))
+        self.registry = CollectorRegistry()
+        GCCollector(self.registry)
+        PlatformCollector(self.registry)
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_DemandCollector(demand))
         self.requests = Counter(
             "lull_gateway_requests",
             "Requests by the status they ended with; 499: the client left first. No name: it concerned no model that exists.",
             (*_OF_DEPLOYMENT, "code"),
-            registry=self._registry,
+            registry=self.registry,
+        )
+        self.adapter_requests = Counter(
+            "lull_gateway_adapter_requests",
+            "Requests for an adapter, by the status they ended with; they count in lull_gateway_requests too.",
+            (*_OF_DEPLOYMENT, "adapter", "code"),
+            registry=self.registry,
         )
         self.held_seconds = Histogram(
             "lull_gateway_hold_seconds",
             "Time that a request which had to wait was held.",
             _OF_DEPLOYMENT,
             buckets=_WAITS,
-            registry=self._registry,
+            registry=self.registry,
         )
         self.first_byte_seconds = Histogram(
             "lull_gateway_first_byte_seconds",
             "Time from a request's arrival to the first byte of its answer, held time included.",
             _OF_DEPLOYMENT,
             buckets=(*_LATENCIES, 600, 1800),
-            registry=self._registry,
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "lull_gateway_request_seconds",
             "Time from a request's arrival to the end of its answer.",
             _OF_DEPLOYMENT,
             buckets=(*_LATENCIES, 600, 1800),
-            registry=self._registry,
+            registry=self.registry,
         )
         self.retries = Counter(
             "lull_gateway_retries",
             "Tries that failed before the first byte and were followed by another, by what failed.",
             (*_OF_DEPLOYMENT, "reason"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self.aborted = Counter(
             "lull_gateway_aborted",
             "Requests that ended early, by stage: held, waiting for the first byte, or streaming; and by who ended it.",
             (*_OF_DEPLOYMENT, "stage", "by"),
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def forget(self, key: Key) -> None:
@@ -84,6 +90,7 @@ class GatewayMetrics:
         labels = {"namespace": key.namespace, "name": key.name}
         for series in (
             self.requests,
+            self.adapter_requests,
             self.held_seconds,
             self.first_byte_seconds,
             self.seconds,
@@ -92,9 +99,14 @@ class GatewayMetrics:
         ):
             series.remove_by_labels(labels)
 
+    def forget_adapter(self, key: Key, adapter: str) -> None:
+        """Drop the series of an adapter that is no longer listed."""
+        labels = {"namespace": key.namespace, "name": key.name, "adapter": adapter}
+        self.adapter_requests.remove_by_labels(labels)
+
     def render(self) -> bytes:
         """The exposition text of this gateway."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _DemandCollector(Collector):

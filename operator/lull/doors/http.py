@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -18,6 +19,12 @@ class Unreachable(Exception):  # noqa: N818  reads as what the peer is
     """The peer did not answer, or not as it should."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    content: bytes
+
+
 class Http:
     """Requests within the cluster; each has a deadline and a bound on its answer."""
 
@@ -26,21 +33,31 @@ class Http:
 
     async def get(self, url: str, *, query: dict[str, str], deadline: float) -> bytes:
         """Body of a 200 answer; Unreachable otherwise."""
+        answer = await self.ask("GET", url, query=query, deadline=deadline)
+        if answer.status != httpx.codes.OK:
+            raise Unreachable(f"GET {url}: {answer.status}")
+        return answer.content
+
+    async def ask(
+        self, method: str, url: str, *, query: dict[str, str] | None = None, body: bytes | None = None, deadline: float
+    ) -> Answer:
+        """Any whole answer; Unreachable where there is none. A body is JSON."""
         timeout = httpx.Timeout(deadline, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS)
         try:
-            async with self._client.stream("GET", url, params=query, timeout=timeout) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise Unreachable(f"GET {url}: {response.status_code}")
+            headers = {"Content-Type": "application/json"} if body is not None else None
+            async with self._client.stream(
+                method, url, params=query, content=body, headers=headers, timeout=timeout
+            ) as response:
                 chunks: list[bytes] = []
                 size = 0
                 async for chunk in response.aiter_bytes():
                     size += len(chunk)
                     if size > ANSWER_BYTES:
-                        raise Unreachable(f"GET {url}: answer over {ANSWER_BYTES} bytes")
+                        raise Unreachable(f"{method} {url}: answer over {ANSWER_BYTES} bytes")
                     chunks.append(chunk)
-                return b"".join(chunks)
+                return Answer(response.status_code, b"".join(chunks))
         except httpx.HTTPError as error:
-            raise Unreachable(f"GET {url}: {type(error).__name__} {error}") from error
+            raise Unreachable(f"{method} {url}: {type(error).__name__} {error}") from error
 
 
 @asynccontextmanager

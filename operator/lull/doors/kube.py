@@ -16,7 +16,12 @@ import aiohttp
 import orjson
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+)
 
 from lull.api import names
 from lull.doors import clock
@@ -58,9 +63,14 @@ SERVICES: Final = Resource("v1", "Service", "services")
 PODS: Final = Resource("v1", "Pod", "pods")
 EVENTS: Final = Resource("v1", "Event", "events")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
+NODES: Final = Resource("v1", "Node", "nodes")
+PERSISTENT_VOLUME_CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 NETWORK_POLICIES: Final = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 POD_DISRUPTION_BUDGETS: Final = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")
+LEADER_WORKER_SETS: Final = Resource("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets")
+POD_MONITORS: Final = Resource("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
 RESOURCES: Final = {
     resource.kind: resource
     for resource in (
@@ -72,6 +82,10 @@ RESOURCES: Final = {
         LEASES,
         NETWORK_POLICIES,
         POD_DISRUPTION_BUDGETS,
+        PERSISTENT_VOLUME_CLAIMS,
+        LEADER_WORKER_SETS,
+        POD_MONITORS,
+        ACCESS_REVIEWS,
     )
 }
 
@@ -106,6 +120,10 @@ class WatchEvent:
     object: Manifest
 
 
+def _keep(manifest: Manifest) -> Manifest:
+    return manifest
+
+
 class Kube:
     """A connection to one API server."""
 
@@ -122,14 +140,23 @@ class Kube:
                 return None
             raise
 
-    async def list(self, resource: Resource, *, namespace: str | None = None, labels: str = "") -> Listing:
-        """Every object that matches, read page by page from one consistent snapshot."""
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+        trim: Callable[[Manifest], Manifest] = _keep,
+    ) -> Listing:
+        """Every object that matches, trimmed, read page by page from one consistent snapshot."""
         items: list[Manifest] = []
         query = {"limit": str(LIST_LIMIT), "labelSelector": labels}
         while True:
             page = await self._request("GET", _path(resource, namespace), query=query)
             # Items of a list carry neither kind nor apiVersion; give them back what a single get has.
-            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
+            items += [
+                trim({"apiVersion": resource.api_version, "kind": resource.kind, **item}) for item in page["items"]
+            ]
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 return Listing(tuple(items), metadata["resourceVersion"])
@@ -187,14 +214,14 @@ class Kube:
             if error.status != 404:
                 raise
 
-    async def patch_status(self, resource: Resource, seen: Manifest, status: Manifest) -> None:
+    async def patch_status(self, resource: Resource, seen: Manifest, status: Manifest) -> Manifest:
         """Replace fields of `status` by merge patch; keys that are absent are left, None removes.
 
         Transient (409) where the object is no longer the one that was seen: what was concluded of it may not hold
         any more, least of all for a namesake made since.
         """
         metadata = seen["metadata"]
-        await self._request(
+        return await self._request(
             "PATCH",
             _path(resource, metadata["namespace"], metadata["name"]) + "/status",
             query={"fieldManager": names.MANAGER_CONTROLLER},
@@ -222,16 +249,35 @@ class Kube:
         )
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Create an object that must not exist yet: Events, and the Lease before its first holder."""
+        """Create an object that must not exist yet: Events, the Lease before its first holder, reviews of access."""
         return await self._request(
-            "POST", _path(RESOURCES[manifest["kind"]], manifest["metadata"]["namespace"]), body=manifest
+            "POST", _path(RESOURCES[manifest["kind"]], manifest["metadata"].get("namespace")), body=manifest
         )
+
+    async def read(self, path: str) -> Manifest | None:
+        """What an address that is no object of ours answers, such as /version; None where there is none."""
+        try:
+            return await self._request("GET", path)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def replace(self, manifest: Manifest, *, deadline: float = REQUEST_TIMEOUT) -> Manifest:
         """Write an object back as it was read; Transient (409) where somebody else wrote in between."""
         metadata = manifest["metadata"]
         path = _path(RESOURCES[manifest["kind"]], metadata["namespace"], metadata["name"])
         return await self._request("PUT", path, body=manifest, deadline=deadline)
+
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server knows the kind, as its discovery says."""
+        try:
+            served = await self._request("GET", resource.root)
+        except Refused as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(one["name"] == resource.plural for one in served["resources"])
 
     async def _headers(self, content_type: str | None = None) -> dict[str, str]:
         token = await self._configuration.get_api_key_with_prefix("BearerToken")
@@ -268,10 +314,13 @@ class Kube:
 
 
 @asynccontextmanager
-async def connect(kubeconfig: str | None = None) -> AsyncIterator[Kube]:
-    """Connect as the pod's service account, or with the user's kubeconfig outside a cluster."""
+async def connect(kubeconfig: str | None = None, *, context: str | None = None) -> AsyncIterator[Kube]:
+    """Connect as the pod's service account, or with the user's kubeconfig outside a cluster.
+
+    ConfigException where there is neither, or no such context.
+    """
     configuration = Configuration()
-    if kubeconfig is None:
+    if kubeconfig is None and context is None:
         try:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except ConfigException:
@@ -280,12 +329,20 @@ async def connect(kubeconfig: str | None = None) -> AsyncIterator[Kube]:
             )
     else:
         await load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=kubeconfig, client_configuration=configuration, persist_config=False
+            config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False
         )
     tls = RESTClientObject(configuration)
     connector = aiohttp.TCPConnector(ssl=tls.ssl_context, limit=100, limit_per_host=100)
     async with aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as session:
         yield Kube(session, configuration)
+
+
+def find_namespace(context: str | None = None) -> str:
+    """The namespace that a context of the user's kubeconfig names; `default` where it names none."""
+    contexts, active = list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    chosen = active if context is None else next((one for one in contexts if one["name"] == context), None)
+    namespace: str = ((chosen or {}).get("context") or {}).get("namespace") or "default"
+    return namespace
 
 
 def _ignore() -> None:
@@ -299,30 +356,37 @@ async def reflect(
     *,
     namespace: str | None = None,
     labels: str = "",
+    trim: Callable[[Manifest], Manifest] = _keep,
+    relist_seconds: float = math.inf,
+    is_optional: bool = False,
     on_synced: Callable[[], None] = _ignore,
     on_lost: Callable[[], None] = _ignore,
     on_alive: Callable[[], None] = _ignore,
 ) -> None:
     """List, then watch, for ever; after a gap report what changed meanwhile, deletions included.
 
-    `on_change` gets one event per object and change. Failures of the API server, of any length, are waited
-    out: what was last known stays valid to the caller. `on_lost` is called when what is known may have become
-    old, `on_synced` after each list that brings it up to date, `on_alive` with every frame and every try, so that
-    a watch that hangs can be told from an API server that is gone.
+    `on_change` gets one event per object and change, the object trimmed. Failures of the API server, of any length,
+    are waited out: what was last known stays valid to the caller. `on_lost` is called when what is known may have
+    become old, `on_synced` after each list that brings it up to date, `on_alive` with every frame and every try, so
+    that a watch that hangs can be told from an API server that is gone. A watch that ends after `relist_seconds` is
+    followed by a list, in case it kept something to itself. An optional kind that does not exist, or that we may not
+    read, ends the reflection.
     """
     known: dict[tuple[str, str], Manifest] = {}
     version = ""
+    listed = 0.0
     failures = 0
     while True:
         on_alive()
         began = math.inf
         try:
             if not version:
-                listing = await kube.list(resource, namespace=namespace, labels=labels)
-                for event in _differences(known, listing.items):
+                listing = await kube.list(resource, namespace=namespace, labels=labels, trim=trim)
+                for event in _differences(known, listing):
                     await _report(on_change, event)
                 known = {_identity(item): item for item in listing.items}
                 version = listing.resource_version
+                listed = clock.monotonic()
                 on_synced()
             began = clock.monotonic()
             watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels)
@@ -331,12 +395,17 @@ async def reflect(
                     on_alive()
                     version = event.object["metadata"]["resourceVersion"]
                     if event.type != "BOOKMARK":
-                        _learn(known, event)
-                        await _report(on_change, event)
-        except (Transient, Refused):
+                        trimmed = WatchEvent(event.type, trim(event.object))
+                        _learn(known, trimmed)
+                        await _report(on_change, trimmed)
+            if clock.monotonic() - listed >= relist_seconds:
+                version = ""
+        except (Transient, Refused) as error:
             # Refused too: RBAC may be granted, or the CRD installed, a moment later.
             version = ""
             on_lost()
+            if is_optional and isinstance(error, Refused) and error.status in {403, 404}:
+                return
         # However it ended: a server or proxy that ends each watch at once is not to be asked without a pause.
         failures = 0 if clock.monotonic() - began >= WATCH_LEAST else failures + 1
         if failures:
@@ -362,16 +431,25 @@ async def _report(on_change: Callable[[WatchEvent], Awaitable[None] | None], eve
         await waiting
 
 
-def _differences(known: Mapping[tuple[str, str], Manifest], items: tuple[Manifest, ...]) -> list[WatchEvent]:
-    listed = {_identity(item): item for item in items}
+def _differences(known: Mapping[tuple[str, str], Manifest], listing: Listing) -> list[WatchEvent]:
+    listed = {_identity(item): item for item in listing.items}
     return [
-        *(WatchEvent("DELETED", gone) for identity, gone in known.items() if identity not in listed),
+        *(
+            WatchEvent("DELETED", _at_version(gone, listing.resource_version))
+            for identity, gone in known.items()
+            if identity not in listed
+        ),
         *(
             WatchEvent("MODIFIED" if identity in known else "ADDED", item)
             for identity, item in listed.items()
             if known.get(identity, {}).get("metadata", {}).get("resourceVersion") != item["metadata"]["resourceVersion"]
         ),
     ]
+
+
+def _at_version(manifest: Manifest, version: str) -> Manifest:
+    """As a watch tells of a deletion: with the version at which the object is no longer there."""
+    return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, His
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-# Of the operator's work queues; the label `queue` is "controller" or "autoscaler".
+# Of the operator's work queues; the label `queue` is "controller", "autoscaler" or "adapters".
 
 WORKQUEUE_DEPTH: Final = Gauge("lull_workqueue_depth", "Keys that wait for a worker.", ["queue"])
 WORKQUEUE_SECONDS: Final = Histogram(
@@ -49,6 +49,11 @@ DEMAND: Final = Gauge(
     ["namespace", "name", "state"],
 )
 DECISIONS: Final = Counter("lull_decisions_total", "Decisions that changed a replica count, by reason.", ["reason"])
+ADAPTER_MOVES: Final = Counter(
+    "lull_adapter_moves_total",
+    "Steps with adapters on replicas, by step (fetch, load, unload, forget) and result (ok, refused, unreachable).",
+    ["move", "result"],
+)
 SIGNAL_AGE: Final = Gauge("lull_signal_age_seconds", "Age of the oldest gateway's last answer.")
 GATEWAYS: Final = Gauge("lull_gateways", "Gateways that are polled for demand.")
 POLLS: Final = Counter("lull_demand_polls_total", "Polls of gateways by result: ok or failed.", ["result"])

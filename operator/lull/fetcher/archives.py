@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from lull.fetcher.failures import Failed
-from lull.fetcher.snapshot import CONFIG, MAX_FILES, is_useful, stays_inside
+from lull.fetcher.snapshot import ADAPTER_CONFIG, CONFIG, MAX_FILES, is_useful, stays_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -95,10 +95,7 @@ def overlay(indexes: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
 
 def find_model(files: Mapping[str, Entry], *, at_the_root: bool) -> dict[str, Entry]:
     """Find the model's folder in a tree; its files by their paths in there, links replaced by what they lead to."""
-    configs = [entry for entry in files.values() if PurePosixPath(entry.path).name == CONFIG]
-    if not configs and not at_the_root:
-        raise Failed(f"The source holds no {CONFIG}: a model's image holds its files under /models.")
-    root = PurePosixPath() if at_the_root else PurePosixPath(min(configs, key=_depth).path).parent
+    root = PurePosixPath() if at_the_root else _find_root(files.values())
     model: dict[str, Entry] = {}
     for path, entry in files.items():
         if not PurePosixPath(path).is_relative_to(root):
@@ -119,6 +116,17 @@ def find_model(files: Mapping[str, Entry], *, at_the_root: bool) -> dict[str, En
     if len(model) > MAX_FILES:
         raise Failed(f"The source holds {len(model)} files, more than {MAX_FILES}.")
     return model
+
+
+def _find_root(entries: Iterable[Entry]) -> PurePosixPath:
+    named: dict[str, list[Entry]] = {name: [] for name in (CONFIG, ADAPTER_CONFIG)}
+    for entry in entries:
+        named.get(PurePosixPath(entry.path).name, []).append(entry)
+    # A model may bring adapters along, so its own configuration counts first.
+    for configs in named.values():
+        if configs:
+            return PurePosixPath(min(configs, key=_depth).path).parent
+    raise Failed(f"The source holds no {CONFIG}: a model's image holds its files under /models.")
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:

@@ -41,6 +41,10 @@ class NotWritable(Failed):
     exit_code = 14
 
 
+class Unreachable(Failed):
+    """The way to the source stayed broken for as long as patience lasted; another time it may not be."""
+
+
 class Transient(Exception):  # noqa: N818  the next try may succeed
     """A try failed in a way that may pass."""
 

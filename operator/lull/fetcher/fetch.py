@@ -19,7 +19,7 @@ from lull.fetcher.hub import connect_hub
 from lull.fetcher.lock import Lock, Lost, Progress
 from lull.fetcher.objects import Objects
 from lull.fetcher.registry import connect_registry
-from lull.fetcher.snapshot import CONFIG, OWN_FOLDER, RemoteFile, choose, is_useful, stays_inside
+from lull.fetcher.snapshot import ADAPTER_CONFIG, CONFIG, OWN_FOLDER, RemoteFile, choose, is_useful, stays_inside
 from lull.fetcher.sources import HubSource, MountedSource, RegistrySource
 from lull.fetcher.transfer import Transfer
 
@@ -40,7 +40,7 @@ SMALL: Final = 64 << 20
 MAX_CONFIG: Final = 4 << 20
 _UNPACKED: Final = "unpacked"
 # One of these makes a folder a model's, or an adapter's.
-_MODEL_FILES: Final = (CONFIG, "params.json", "adapter_config.json")
+_MODEL_FILES: Final = (CONFIG, "params.json", ADAPTER_CONFIG)
 
 
 async def fetch(source: Source, target: Path, options: Options, log: Log) -> None:
@@ -254,7 +254,7 @@ class _Fetch:
     def _assemble(self, files: Sequence[RemoteFile], packed: Iterable[RemoteFile]) -> Sequence[RemoteFile]:
         """Give what was unpacked its names."""
         tree = archives.overlay(archives.read_index(self._unpacked(file)) for file in packed)
-        has_config = any(file.path == CONFIG for file in files)
+        has_config = any(file.path in {CONFIG, ADAPTER_CONFIG} for file in files)
         model = archives.find_model(tree, at_the_root=has_config)
         chosen = choose([*files, *(RemoteFile(path, entry.size) for path, entry in model.items())])
         names: dict[Path, list[Path]] = {}

@@ -18,6 +18,7 @@ OWN_FOLDER: Final = ".lull"
 """Folder inside the target that holds the marker, the lock and unfinished files; no source may write there."""
 MAX_FILES: Final = 10_000
 CONFIG: Final = "config.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from lull.doors import clock
 from lull.fetcher import disk, download
-from lull.fetcher.failures import Failed, Transient
+from lull.fetcher.failures import Failed, Transient, Unreachable
 from lull.fetcher.snapshot import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Transfer:
         try:
             snapshot = await self._patiently(self._remote.list)
         except Transient as error:
-            raise Failed(f"{self._remote.name} cannot be reached: {error}.") from error
+            raise Unreachable(f"{self._remote.name} cannot be reached: {error}.") from error
         self._version = snapshot.version
         return snapshot
 
@@ -126,7 +126,7 @@ class Transfer:
         try:
             return await self._patiently(attempt)
         except Transient as error:
-            raise Failed(f"{self._source} cannot be fetched from {self._remote.name}: {error}.") from error
+            raise Unreachable(f"{self._source} cannot be fetched from {self._remote.name}: {error}.") from error
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try again after what may pass, as long as any byte has come within so many seconds."""

@@ -32,11 +32,13 @@ class Directory:
         on_change: Callable[[Key], None],
         on_lost: Callable[[str], None],
         on_gone: Callable[[Key], None],
+        on_adapter_gone: Callable[[Key, str], None],
     ) -> None:
-        """Tell of changed capacity, of a pod (uid) that no longer exists, and of a model that no longer does."""
+        """Tell of changed capacity, of a pod (uid) that no longer exists, and of what is no longer served."""
         self._on_change = on_change
         self._on_lost = on_lost
         self._on_gone = on_gone
+        self._on_adapter_gone = on_adapter_gone
         self._log = structlog.get_logger("lull.gateway")
         self._deployments: dict[Key, LLMDeployment] = {}
         self._catalogue: Catalogue | None = None
@@ -87,13 +89,28 @@ class Directory:
     def candidates(self, key: Key) -> Collection[Candidate]:
         return self._candidates.get(key, {}).values()
 
-    def free(self, key: Key, *, now: float) -> int:
-        """Requests that this model's endpoints could take right now."""
+    def find_candidate(self, key: Key, uid: str) -> Candidate | None:
+        return self._candidates.get(key, {}).get(uid)
+
+    def list_adapters(self, key: Key) -> tuple[str, ...]:
+        """Adapters that an LLMDeployment lists."""
+        deployment = self._deployments.get(key)
+        return deployment.adapter_names if deployment is not None else ()
+
+    def free(self, key: Key, *, now: float, adapter: str = "") -> int:
+        """Requests that this model's endpoints, or those that have an adapter, could take right now."""
         deployment = self._deployments.get(key)
         candidates = self._candidates.get(key)
         if deployment is None or not candidates:
             return 0
-        return routing.free(candidates.values(), slots=routing.slots(deployment), now=now)
+        return routing.free(candidates.values(), slots=routing.slots(deployment), now=now, adapter=adapter)
+
+    def record_adapters(self, key: Key, uid: str, adapters: Collection[str]) -> None:
+        """An engine said which adapters it has."""
+        candidate = self.find_candidate(key, uid)
+        if candidate is not None and candidate.adapters != adapters:
+            candidate.adapters = adapters
+            self._on_change(key)
 
     def record_deployment(self, event: WatchEvent) -> None:
         metadata = event.object["metadata"]
@@ -104,11 +121,15 @@ class Directory:
             if self._deployments.pop(key, None) is not None:
                 self._on_gone(key)
             return
+        listed = self.list_adapters(key)
         try:
             self._deployments[key] = parse_llmdeployment(event.object)
         except InvalidSpec as error:
             # What was served so far still is: its pods run, whatever became of the spec.
             self._log.warning("spec not readable", deployment=str(key), error=str(error))
+        for name in listed:
+            if name not in self.list_adapters(key):
+                self._on_adapter_gone(key, name)
         self._on_change(key)
 
     def record_pod(self, event: WatchEvent) -> None:
@@ -129,6 +150,9 @@ class Directory:
             candidate = candidates[uid] = Candidate(endpoint)
         became_ready = endpoint.ready and not candidate.endpoint.ready
         candidate.endpoint = endpoint
+        if not endpoint.ready:
+            # An engine that comes back has none.
+            candidate.adapters = ()
         if became_ready:
             # What failed before is another process by now.
             candidate.failures = 0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lull.gateway.directory import Directory
     from lull.gateway.lines import Lines
     from lull.gateway.reply import Reply
+    from lull.gateway.residency import Residency
     from lull.settings import GatewaySettings
     from lull.wire.openai import Call
 
@@ -42,6 +43,8 @@ class Failure(StrEnum):
 
     NO_ENDPOINT = "no_endpoint"
     """It went away between being let go and being picked."""
+    NO_ADAPTER = "no_adapter"
+    """The engine does not have the adapter any more."""
     NOT_CONNECTED = "not_connected"
     REFUSED = "refused"
     """The engine said that it takes no work: busy, or shutting down."""
@@ -75,6 +78,8 @@ class Exchange:
     body: bytes = b""
     call: Call | None = None
     deployment: LLMDeployment | None = None
+    adapter: str = ""
+    """The adapter that is asked for; empty where it is the model itself."""
     limits: Limits = field(init=False)
     ticket: Ticket | None = None
     deadline: float = field(init=False)
@@ -99,6 +104,7 @@ class Gateway:
     session: aiohttp.ClientSession
     metrics: GatewayMetrics
     log: structlog.stdlib.BoundLogger
+    residency: Residency
     budget: RetryBudget = field(default_factory=RetryBudget)
     attempts: Attempts = field(default_factory=Attempts)
     pending_bytes: int = 0

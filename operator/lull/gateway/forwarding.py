@@ -60,6 +60,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
 _NOT_RETURNED: Final = _HOP_BY_HOP | {"content-length", "date", "server", "x-request-id"}
 
 _SHUTTING_DOWN: Final = "after shutdown"
+_UNKNOWN_MODEL: Final = "does not exist"
 _ENGINE_DEAD: Final = "EngineCore"
 
 
@@ -148,6 +149,8 @@ async def _relay_whole(
             body = await response.read()
             if response.status == 500:
                 _raise_for_error(parse_error(body))
+            if response.status == 404 and exchange.adapter:
+                _raise_for_adapter(parse_error(body))
             routing.record_success(exchange.candidate)
             exchange.stage = Stage.STREAMING
             await exchange.reply.send(response.status, _response_headers(response), body)
@@ -264,6 +267,12 @@ def _raise_for_error(error: StreamError | None, *, first_event: bool = False) ->
         raise TryAgain(Failure.REFUSED, error.message)
     if _ENGINE_DEAD in error.message or (first_event and error.code >= 500):
         raise TryAgain(Failure.BROKEN, error.message)
+
+
+def _raise_for_adapter(error: StreamError | None) -> None:
+    """TryAgain where the engine does not know the adapter; any other 404 is the client's to see."""
+    if error is not None and _UNKNOWN_MODEL in error.message:
+        raise TryAgain(Failure.NO_ADAPTER, error.message)
 
 
 def _request_headers(exchange: Exchange) -> Mapping[str, str]:

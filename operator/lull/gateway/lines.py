@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 class Lines:
     """Holds what `Admission` holds, and lets go what it lets go."""
 
-    def __init__(self, free: Callable[[Key], int]) -> None:
+    def __init__(self, free: Callable[[Key, str], int]) -> None:
+        """`free`: requests for a model, or for an adapter of it, that could be passed on right now."""
         self._free = free
         self._admission = Admission()
         self._waiters: dict[int, asyncio.Future[Refusal | None]] = {}
         self._rung = asyncio.Event()
         self._closed: Callable[[], Refusal] | None = None
 
-    def arrive(self, key: Key, *, size: int, limits: Limits) -> tuple[Ticket, Verdict]:
+    def arrive(self, key: Key, *, size: int, limits: Limits, adapter: str = "") -> tuple[Ticket, Verdict]:
         ticket, verdict = self._admission.arrive(
-            key, size=size, limits=limits, free=self._free(key), now=clock.monotonic()
+            key, size=size, limits=limits, free=self._free(key, adapter), now=clock.monotonic(), lane=adapter
         )
         if verdict is Verdict.HOLD:
             self._add_waiter(ticket)
@@ -45,6 +46,8 @@ class Lines:
 
     def start(self, ticket: Ticket) -> None:
         self._admission.start(ticket)
+        # Whoever waits in another lane may have been kept waiting by this one, which took an endpoint of its own.
+        self.release(ticket.key)
 
     def leave(self, ticket: Ticket) -> None:
         """The request is over, and its place is free."""
@@ -60,12 +63,12 @@ class Lines:
         """Let go what capacity allows."""
         if not self._admission.is_holding(key):
             return
-        for ticket in self._admission.release(key, free=self._free(key)):
+        for ticket in self._admission.release(key, free=lambda adapter: self._free(key, adapter)):
             self._waiters.pop(ticket.number).set_result(None)
 
-    def turn_away(self, key: Key, refusal: Callable[[], Refusal]) -> None:
-        """Refuse everything that waits for a model."""
-        for ticket in self._admission.empty(key):
+    def turn_away(self, key: Key, refusal: Callable[[], Refusal], *, adapter: str | None = None) -> None:
+        """Refuse everything that waits for a model, or for one adapter of it."""
+        for ticket in self._admission.empty(key, None if adapter is None else (adapter,)):
             self._waiters.pop(ticket.number).set_result(refusal())
 
     def forget(self, key: Key) -> None:
@@ -77,6 +80,10 @@ class Lines:
         self._closed = refusal
         for key in self._admission.models:
             self.turn_away(key, refusal)
+
+    def list_adapters(self, key: Key) -> tuple[str, ...]:
+        """Adapters of a model that somebody waits for."""
+        return self._admission.list_lanes(key)
 
     @property
     def sequence(self) -> int:

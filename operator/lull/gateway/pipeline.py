@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from lull.api.status import AdapterState
 from lull.core import routing
 from lull.core.admission import Verdict
 from lull.core.routing import Choice
@@ -23,12 +24,14 @@ from lull.gateway.reply import ClientLeft, Reply
 from lull.wire.openai import Refusal, parse_call, unavailable, unknown_model
 
 if TYPE_CHECKING:
-    from lull.api.llmdeployment import LLMDeployment
+    from lull.api.llmdeployment import Key, LLMDeployment
+    from lull.gateway.directory import Directory
     from lull.gateway.exchange import Gateway
 
 RETRY_AFTER_FULL: Final = 5.0
 RETRY_AFTER_COLD: Final = 10.0
 RETRY_AFTER_STOPPING: Final = 1.0
+RETRY_AFTER_FAILED: Final = 60.0
 CLIENT_LEFT: Final = 499
 """In metrics and logs only, as nginx has it."""
 
@@ -113,8 +116,14 @@ async def find_model(gateway: Gateway, exchange: Exchange) -> None:
                 await directory.wait_current()
         except TimeoutError:
             raise not_synced() from None
-    exchange.deployment = gateway.directory.catalogue.find(call.model)
-    exchange.limits = gateway.directory.limits(_require_known(gateway, exchange))
+    catalogue = gateway.directory.catalogue
+    exchange.deployment = catalogue.find(call.model)
+    deployment = _require_known(gateway, exchange)
+    exchange.limits = gateway.directory.limits(deployment)
+    if call.model in catalogue.adapters:
+        exchange.adapter = call.model
+        if why := find_failure(gateway.directory, deployment.key, call.model):
+            raise adapter_failed(call.model, why)
 
 
 async def admit(gateway: Gateway, exchange: Exchange) -> None:
@@ -125,7 +134,7 @@ async def admit(gateway: Gateway, exchange: Exchange) -> None:
         gateway.budget.record_request(now=now)
         exchange.deadline = now + exchange.limits.hold_seconds
         exchange.ticket, verdict = gateway.lines.arrive(
-            exchange.deployment.key, size=exchange.size, limits=exchange.limits
+            exchange.deployment.key, size=exchange.size, limits=exchange.limits, adapter=exchange.adapter
         )
         if verdict in {Verdict.SHED_COUNT, Verdict.SHED_BYTES}:
             what = "requests" if verdict is Verdict.SHED_COUNT else "bytes of requests"
@@ -142,6 +151,8 @@ async def admit(gateway: Gateway, exchange: Exchange) -> None:
     if waiter is None:
         return
     exchange.stage = Stage.HELD
+    if exchange.adapter:
+        gateway.residency.review(exchange.deployment.key)
     try:
         await _wait(gateway, exchange, waiter)
     finally:
@@ -157,7 +168,12 @@ async def pick(gateway: Gateway, exchange: Exchange) -> None:
     """Choose the endpoint, and count the request as in flight there."""
     assert exchange.deployment is not None
     assert exchange.ticket is not None
-    choice = Choice(slots=routing.slots(exchange.deployment), turn=exchange.ticket.number, tried=exchange.tried)
+    choice = Choice(
+        slots=routing.slots(exchange.deployment),
+        turn=exchange.ticket.number,
+        tried=exchange.tried,
+        adapter=exchange.adapter,
+    )
     candidate = routing.pick(gateway.directory.candidates(exchange.deployment.key), choice, now=clock.monotonic())
     if candidate is None:
         raise TryAgain(Failure.NO_ENDPOINT, "the endpoint went away")
@@ -175,6 +191,8 @@ def count(gateway: Gateway, exchange: Exchange) -> None:
     labels = (key.namespace, key.name) if key is not None else ("", "")
     metrics = gateway.metrics
     metrics.requests.labels(*labels, str(code)).inc()
+    if key is not None and exchange.adapter in gateway.directory.list_adapters(key):
+        metrics.adapter_requests.labels(*labels, exchange.adapter, str(code)).inc()
     if key is not None:
         metrics.seconds.labels(*labels).observe(now - exchange.arrived_at)
         if exchange.held_seconds:
@@ -230,6 +248,13 @@ async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> 
     key = exchange.deployment.key
     now = clock.monotonic()
     candidate = exchange.candidate
+    if again.failure is Failure.NO_ADAPTER:
+        # It restarted, or was told to let go of it. It is asked again what it has, before anybody is sent there.
+        gateway.directory.record_adapters(
+            key, candidate.endpoint.uid, frozenset(candidate.adapters) - {exchange.adapter}
+        )
+        gateway.metrics.retries.labels(key.namespace, key.name, again.failure.value).inc()
+        return
     exchange.tried.add(candidate.endpoint.uid)
     avoid_until = routing.record_failure(candidate, now=now)
     # Where this was the only endpoint, nothing else tells those who wait that it may be asked again.
@@ -256,7 +281,7 @@ async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> 
     if now >= exchange.deadline:
         raise _expired(gateway, exchange)
     gateway.metrics.retries.labels(key.namespace, key.name, again.failure.value).inc()
-    if gateway.directory.free(key, now=now) > 0:
+    if gateway.directory.free(key, now=now, adapter=exchange.adapter) > 0:
         # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)
         if pause > 0:
@@ -282,15 +307,49 @@ def _require_known(gateway: Gateway, exchange: Exchange) -> LLMDeployment:
     """What the request is for, as long as it exists."""
     assert exchange.call is not None
     catalogue = gateway.directory.catalogue
-    if exchange.deployment is None or exchange.deployment.key not in catalogue.deployments:
+    is_there = exchange.deployment is not None and exchange.deployment.key in catalogue.deployments
+    if exchange.deployment is None or not is_there or (exchange.adapter and exchange.adapter not in catalogue.adapters):
         raise unknown_model(exchange.call.model, catalogue.names)
     return exchange.deployment
+
+
+def find_failure(directory: Directory, key: Key, adapter: str) -> str | None:
+    """Why it is no use to wait for an adapter: nobody has it, and status says that it cannot be loaded.
+
+    A status that speaks of an earlier spec says nothing: the adapter may have been put right since.
+    """
+    deployment = directory.catalogue.deployments.get(key)
+    if deployment is None or deployment.status.observed_generation < deployment.generation:
+        return None
+    said = next((one for one in deployment.status.adapters if one.name == adapter), None)
+    if said is None or said.state is not AdapterState.FAILED:
+        return None
+    if any(one.endpoint.ready and adapter in one.adapters for one in directory.candidates(key)):
+        return None
+    return said.message or "see the status of its LLMDeployment."
+
+
+def adapter_failed(adapter: str, why: str) -> Refusal:
+    return unavailable(
+        503,
+        f"The adapter `{adapter}` cannot be loaded: {why}",
+        code="adapter_failed",
+        retry_after=RETRY_AFTER_FAILED,
+    )
 
 
 def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
     assert exchange.deployment is not None
     seconds = exchange.limits.hold_seconds
-    if any(one.endpoint.ready for one in gateway.directory.candidates(exchange.deployment.key)):
+    ready = [one for one in gateway.directory.candidates(exchange.deployment.key) if one.endpoint.ready]
+    if ready and not any(routing.has_adapter(one, exchange.adapter) for one in ready):
+        return unavailable(
+            503,
+            f"No replica loaded the adapter `{exchange.adapter}` within {seconds:g} s.",
+            code="adapter_not_loaded",
+            retry_after=RETRY_AFTER_COLD,
+        )
+    if ready:
         return unavailable(
             429,
             f"Every replica of this model was busy for {seconds:g} s.",

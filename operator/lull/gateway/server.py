@@ -6,6 +6,7 @@ import asyncio
 import signal
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -22,12 +23,14 @@ from lull.gateway.directory import Directory
 from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
 from lull.gateway.reply import JSON, SERVER
-from lull.wire.openai import INFERENCE_PATHS, PATH_MODELS, Refusal, render_models, unknown_model
+from lull.gateway.residency import Residency
+from lull.wire.openai import INFERENCE_PATHS, PATH_MODELS, ModelCard, Refusal, render_models, unknown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lull.api.llmdeployment import Key
+    from lull.core.catalogue import Catalogue
     from lull.settings import GatewaySettings
 
 KEEP_ALIVE_CLIENTS: Final = 75.0
@@ -72,6 +75,7 @@ async def serve(settings: GatewaySettings, connection: kube.Kube, *, stop: async
                     on_synced=lambda: gateway.directory.record_synced("pods"),
                 )
             ),
+            group.create_task(gateway.residency.run()),
         ]
         admin = web.AppRunner(build_admin(gateway), access_log=None, shutdown_timeout=1.0)
         door = web.ServerRunner(
@@ -105,13 +109,24 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Make the collaborators and introduce them to each other."""
     attempts = Attempts()
 
+    def change(key: Key) -> None:
+        residency.review(key)
+        for adapter in lines.list_adapters(key):
+            if why := pipeline.find_failure(directory, key, adapter):
+                lines.turn_away(key, partial(pipeline.adapter_failed, adapter, why), adapter=adapter)
+        lines.release(key)
+
+    def drop_adapter(key: Key, adapter: str) -> None:
+        lines.turn_away(key, lambda: unknown_model(adapter, directory.catalogue.names), adapter=adapter)
+        metrics.forget_adapter(key, adapter)
+
     def drop(key: Key) -> None:
         lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
         lines.forget(key)
         metrics.forget(key)
 
-    directory = Directory(on_change=lambda key: lines.release(key), on_lost=attempts.lose, on_gone=drop)  # noqa: PLW0108  lines come next
-    lines = Lines(lambda key: directory.free(key, now=clock.monotonic()))
+    directory = Directory(on_change=change, on_lost=attempts.lose, on_gone=drop, on_adapter_gone=drop_adapter)
+    lines = Lines(lambda key, adapter: directory.free(key, now=clock.monotonic(), adapter=adapter))
     metrics = GatewayMetrics(lines.demand)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_ENGINES, use_dns_cache=False)
     async with aiohttp.ClientSession(
@@ -122,6 +137,7 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
         read_bufsize=READ_BYTES,
     ) as session:
+        residency = Residency(session, directory, list_waited=lines.list_adapters)
         yield Gateway(
             settings=settings,
             directory=directory,
@@ -130,6 +146,7 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             metrics=metrics,
             log=structlog.get_logger("lull.gateway"),
             attempts=attempts,
+            residency=residency,
         )
 
 
@@ -169,8 +186,18 @@ def _answer_here(gateway: Gateway, method: str, path: str) -> bytes:
     if not gateway.directory.is_synced:
         raise pipeline.not_synced()
     catalogue = gateway.directory.catalogue
-    return render_models(
-        (name, _created(catalogue.deployments[key].created_at)) for name, key in catalogue.names.items()
+    return render_models(_describe(catalogue, name) for name in catalogue.names)
+
+
+def _describe(catalogue: Catalogue, name: str) -> ModelCard:
+    """As vLLM does: where it comes from, and of an adapter the model that it goes on top of."""
+    deployment = catalogue.deployments[catalogue.names[name]]
+    adapter = catalogue.adapters.get(name)
+    return ModelCard(
+        name,
+        created=_created(deployment.created_at),
+        root=deployment.spec.model.source if adapter is None else adapter.source,
+        parent=None if adapter is None else deployment.served_names[0],
     )
 
 

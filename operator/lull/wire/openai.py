@@ -29,6 +29,19 @@ class Call:
     stream: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One model of `GET /v1/models`."""
+
+    name: str
+    created: int
+    """Unix time."""
+    root: str
+    """Where it comes from."""
+    parent: str | None
+    """The model that an adapter goes on top of."""
+
+
 class Refusal(Exception):  # noqa: N818  an answer, not a fault
     """An answer in OpenAI's error shape that ends a request."""
 
@@ -107,13 +120,21 @@ def unavailable(status: int, message: str, *, code: str, retry_after: float) -> 
     )
 
 
-def render_models(models: Iterable[tuple[str, int]]) -> bytes:
-    """`GET /v1/models`: each name with the Unix time of its creation."""
+def render_models(models: Iterable[ModelCard]) -> bytes:
+    """`GET /v1/models`."""
     return orjson.dumps(
         {
             "object": "list",
             "data": [
-                {"id": name, "object": "model", "created": created, "owned_by": "lull"} for name, created in models
+                {
+                    "id": model.name,
+                    "object": "model",
+                    "created": model.created,
+                    "owned_by": "lull",
+                    "root": model.root,
+                    "parent": model.parent,
+                }
+                for model in models
             ],
         }
     )

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 from pydantic import Field
 
-from lull.api import spec
-from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
+from lull.api.base import ApiModel, resolve_count
+from lull.api.llmdeployment import ADAPTER_NAME_RULE, InvalidSpec, parse_llmdeployment
+from lull.api.names import NAME_RULE
 from lull.api.schema import build_crd, build_structural
-from lull.api.spec import ApiModel
+from lull.api.spec import LLMDeploymentSpec
 from lull.cli.crd import render_crd
 from tests.invalid import BROKEN_RULES, WRONG_FIELDS
 from tests.manifests import manifest
@@ -25,6 +26,21 @@ def _walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
     for key, suffix in (("items", "[]"), ("additionalProperties", "[*]")):
         if key in schema:
             yield from _walk(schema[key], path + suffix)
+
+
+def _models(type_: type[ApiModel]) -> Iterator[type[ApiModel]]:
+    """An API type and those that it is made of."""
+    yield type_
+    for field in type_.model_fields.values():
+        for part in _parts(field.annotation):
+            yield from _models(part)
+
+
+def _parts(annotation: Any) -> Iterator[type[ApiModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, ApiModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
 
 
 FIELDS = dict(_walk(SCHEMA))
@@ -52,7 +68,9 @@ def test_everything_users_write_has_a_bound() -> None:
     unbounded = [
         path
         for path, field in OURS.items()
-        if path.startswith(".spec") and field["type"] in bounds and not field.keys() & {bounds[field["type"]], "enum"}
+        if path.startswith(".spec")
+        and field.get("type", "string") in bounds
+        and not field.keys() & {bounds[field.get("type", "string")], "enum"}
     ]
 
     assert unbounded == []
@@ -92,16 +110,15 @@ def test_a_wrong_field_is_named_by_its_path(wrong: dict[str, Any], field: str) -
 
 
 def test_every_rule_is_tried_by_a_spec_that_breaks_it() -> None:
-    types = [value for value in vars(spec).values() if isinstance(value, type) and issubclass(value, ApiModel)]
-    messages = {rule.message for type_ in types for rule in type_.rules}
+    messages = {rule.message for type_ in _models(LLMDeploymentSpec) for rule in type_.rules}
 
-    assert messages == {message for _, message in BROKEN_RULES.values()}
+    assert {*messages, ADAPTER_NAME_RULE} == {message for _, message in BROKEN_RULES.values()}
 
 
 def test_every_rule_reaches_the_schema() -> None:
-    written = {rule["message"] for field in OURS.values() for rule in field.get("x-kubernetes-validations", ())}
+    written = {rule["message"] for field in FIELDS.values() for rule in field.get("x-kubernetes-validations", ())}
 
-    assert written == {message for _, message in BROKEN_RULES.values()}
+    assert written == {NAME_RULE, *(message for _, message in BROKEN_RULES.values())}
 
 
 def test_a_value_of_two_types_is_refused() -> None:
@@ -129,3 +146,47 @@ def test_a_keyword_without_a_place_is_refused() -> None:
 
     with pytest.raises(TypeError, match="exclusiveMinimum"):
         build_structural(Odd.model_json_schema())
+
+
+def test_a_name_that_stands_twice_is_refused() -> None:
+    pools = [{"name": "a"}, {"name": "a", "capacityType": "Spot"}]
+
+    with pytest.raises(InvalidSpec, match=r"spec\.placement\.pools: 'a' stands there 2 times"):
+        parse_llmdeployment(manifest(placement={"pools": pools}))
+
+
+def test_a_count_or_a_percentage_is_taken() -> None:
+    written = manifest(rollout={"maxSurge": "25%", "maxUnavailable": 2}, placement={"onDemandBase": "50%"})
+
+    spec = parse_llmdeployment(written).spec
+
+    assert (spec.rollout.max_surge, spec.rollout.max_unavailable) == ("25%", 2)
+    assert spec.placement.on_demand_base == "50%"
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "up", "down"), [(3, 10, 3, 3), ("25%", 10, 3, 2), ("0%", 10, 0, 0), ("100%", 7, 7, 7)]
+)
+def test_percentages_round_as_asked(value: int | str, total: int, up: int, down: int) -> None:
+    assert resolve_count(value, total, round_up=True) == up
+    assert resolve_count(value, total, round_up=False) == down
+
+
+def test_the_image_is_the_vendors_where_none_is_asked_for() -> None:
+    amd = parse_llmdeployment(manifest(accelerator={"vendor": "Amd"}))
+
+    assert amd.engine_image.startswith("vllm/vllm-openai-rocm:")
+
+
+def test_the_image_that_was_chosen_first_stays() -> None:
+    chosen = {"engine": {"vendor": "Nvidia", "image": "vllm/vllm-openai:v0.1.0"}}
+
+    assert parse_llmdeployment({**manifest(), "status": chosen}).engine_image == "vllm/vllm-openai:v0.1.0"
+
+
+def test_another_vendor_gets_another_image() -> None:
+    chosen = {"engine": {"vendor": "Nvidia", "image": "vllm/vllm-openai:v0.1.0"}}
+
+    moved = parse_llmdeployment({**manifest(accelerator={"vendor": "Cpu"}), "status": chosen})
+
+    assert moved.engine_image.startswith("vllm/vllm-openai-cpu:")

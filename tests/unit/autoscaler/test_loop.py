@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from lull.api.llmdeployment import Key, Manifest
-from lull.api.reasons import Reason
+from lull.api.reasons import Reason, ScalingReason
 from lull.autoscaler.collecting import Collector, Timing
 from lull.autoscaler.loop import Autoscaler
 from lull.doors import clock, http
@@ -23,8 +24,13 @@ LABELS = {"app.kubernetes.io/component": "engine", "lull.dev/deployment": "m", "
 LLMDEPLOYMENTS = "/apis/lull.dev/v1alpha1/namespaces/default/llmdeployments"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PODS = "/api/v1/namespaces/default/pods"
+SETS = "/apis/leaderworkerset.x-k8s.io/v1/namespaces/default/leaderworkersets"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 SCALE = ("PATCH", f"{DEPLOYMENTS}/m-default/scale")
+TWO_POOLS = {
+    "onDemandBase": 1,
+    "pools": [{"name": "spot", "capacityType": "Spot", "maxReplicas": 2}, {"name": "demand", "maxReplicas": 3}],
+}
 
 
 @dataclass
@@ -45,41 +51,97 @@ class Scene:
             if collection == f"{DEPLOYMENTS}/m-default"
         ]
 
+    def written(self) -> list[tuple[str, int]]:
+        """Workloads and the replica counts that were written to them last, in the order of their names."""
+        return sorted(
+            (collection.rpartition("/")[2], entry["spec"]["replicas"])
+            for collection, entries in self.server.objects.items()
+            for entry in entries.values()
+            if entry.get("kind") == "Scale"
+        )
+
+    def scales(self) -> list[str]:
+        """Workloads whose counts were written, in order, once for each time."""
+        return [path.split("/")[-2] for _, path in self.server.writes if path.endswith("/scale")]
+
     async def settle(self) -> None:
         """Let watches and polls catch up."""
-        await asyncio.sleep(0.15)
+        async with asyncio.timeout(30):
+            while not self._is_settled():  # noqa: ASYNC110  the fakes tell nobody
+                await asyncio.sleep(0.01)
+
+    def _is_settled(self) -> bool:
+        """Whether the store has what the API server has, and the collector what the gateway said last."""
+        deployment = self.store.find_deployment(KEY)
+        workloads = self.store.list_workloads(deployment) if deployment else ()
+        known = [self.store.find_manifest(KEY), *self.store.list_pods(KEY), *workloads]
+        # Children of what is gone are nobody's to list.
+        collections = (LLMDEPLOYMENTS, PODS, DEPLOYMENTS, SETS) if deployment else (LLMDEPLOYMENTS, PODS)
+        present = [one for name in collections for one in self.server.objects.get(name, {}).values()]
+        samples = [sample and sample.sequence for sample in self.collector._samples.values()]
+        return versions(known) == versions(present) and samples == [self.gateway.sequence]
 
 
-def workload(replicas: int, *, owned: bool = True) -> Manifest:
+def versions(manifests: Iterable[Manifest | None]) -> set[str]:
+    return {manifest["metadata"]["resourceVersion"] for manifest in manifests if manifest}
+
+
+def labels(pool: str) -> dict[str, str]:
+    return {**LABELS, "lull.dev/pool": pool}
+
+
+def workload(replicas: int, *, owned: bool = True, pool: str = "default", uid: str | None = None) -> Manifest:
     entry = {"manager": "lull-autoscaler", "subresource": "scale"}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
             "namespace": "default",
-            "name": "m-default",
-            "uid": "workload",
-            "labels": LABELS,
+            "name": f"m-{pool}",
+            "uid": uid or pool,
+            "labels": labels(pool),
             "ownerReferences": [{"controller": True, "uid": UID}],
             "managedFields": [entry] if owned else [],
         },
-        "spec": {"replicas": replicas, "selector": {"matchLabels": LABELS}},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels(pool)}},
     }
 
 
-def pod(name: str, *, phase: str = "Running", ready: bool = True, age: float = 0.0) -> Manifest:
+def group(replicas: int) -> Manifest:
+    return {
+        **workload(replicas),
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "spec": {"replicas": replicas},
+    }
+
+
+def pod(
+    name: str,
+    *,
+    phase: str = "Running",
+    ready: bool = True,
+    age: float = 0.0,
+    pool: str = "default",
+    component: str = "engine",
+) -> Manifest:
     since = clock.render_time(clock.wall() - age)
     condition = {"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": since}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"namespace": "default", "name": name, "labels": LABELS},
+        "metadata": {
+            "namespace": "default",
+            "name": name,
+            "labels": {**labels(pool), "app.kubernetes.io/component": component},
+        },
         "status": {"phase": phase, "conditions": [condition]},
     }
 
 
 @asynccontextmanager
-async def scaling(**spec: object) -> AsyncIterator[Scene]:
+async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> AsyncIterator[Scene]:
+    """A scene whose LLMDeployment has these fields of `scaling`, and these fields beside it."""
     async with AsyncExitStack() as stack:
         server, url = await stack.enter_async_context(serve_apiserver())
         kube = await stack.enter_async_context(connect_kube(url))
@@ -96,7 +158,7 @@ async def scaling(**spec: object) -> AsyncIterator[Scene]:
             timing=timing,
             on_decision=told.append,
         )
-        written = manifest(name="m", scaling=spec)
+        written = manifest(name="m", scaling=spec, **(beside or {}))
         await server.put(LLMDEPLOYMENTS, {**written, "metadata": {**written["metadata"], "uid": UID}})
         published = {
             "metadata": {"namespace": "default", "name": "g"},
@@ -104,6 +166,9 @@ async def scaling(**spec: object) -> AsyncIterator[Scene]:
             "endpoints": [{"addresses": ["127.0.0.1"], "targetRef": {"name": "gateway-0"}}],
         }
         await server.put(SLICES, published)
+        # Discovery: without it the store takes LeaderWorkerSet for a kind that the cluster lacks.
+        discovery = {"metadata": {"name": "v1"}, "resources": [{"name": "leaderworkersets"}]}
+        await server.put("/apis/leaderworkerset.x-k8s.io", discovery)
         tasks = [
             asyncio.ensure_future(coroutine)
             for coroutine in (
@@ -184,6 +249,187 @@ async def test_a_pod_that_has_ended_does_not_count_as_loading() -> None:
         await scene.autoscaler.scale(KEY)
 
         assert scene.scaled_to() == [0]
+
+
+async def test_takes_over_the_workload_of_every_pool() -> None:
+    async with scaling(beside={"placement": TWO_POOLS}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0, owned=False, pool="spot"))
+        await scene.server.put(DEPLOYMENTS, workload(0, owned=False, pool="demand"))
+        await scene.settle()
+
+        for _ in range(3):
+            await scene.autoscaler.scale(KEY)
+
+        assert scene.written() == [("m-demand", 0), ("m-spot", 0)]
+        assert len(scene.scales()) == 2
+
+
+async def test_splits_one_decision_over_pools_and_writes_only_what_differs() -> None:
+    async with scaling(beside={"placement": TWO_POOLS}, target={"inFlight": 1, "queueLength": 1}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="spot"))
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="demand"))
+        await scene.gateway.change(str(KEY), held=1)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        assert scene.written() == [("m-demand", 1)]
+
+        await scene.gateway.change(str(KEY), held=0, in_flight=3)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.written() == [("m-demand", 1), ("m-spot", 2)]
+        assert scene.scales() == ["m-demand", "m-spot"]
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert [(one.from_replicas, one.to_replicas) for one in view.decisions] == [(1, 3), (0, 1)]
+        assert view.decisions[0].message.endswith("; 2 in spot, 1 in demand")
+
+
+async def test_goes_no_higher_than_the_pools_have_room_and_says_so() -> None:
+    async with scaling(beside={"placement": TWO_POOLS}, target={"inFlight": 1}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="spot"))
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="demand"))
+        await scene.gateway.change(str(KEY), in_flight=50)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.written() == [("m-demand", 3), ("m-spot", 2)]
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert (view.desired_replicas, view.message) == (
+            5,
+            "Lull keeps between 0 and 8 replicas. The pools hold 5 at most.",
+        )
+
+
+async def test_a_pool_whose_workload_is_not_there_yet_does_not_hold_up_the_others() -> None:
+    async with scaling(beside={"placement": TWO_POOLS}, minReplicas=2) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="demand"))
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        assert scene.written() == [("m-demand", 1)]
+
+        await scene.server.put(DEPLOYMENTS, workload(0, owned=False, pool="spot"))
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.written() == [("m-demand", 1), ("m-spot", 1)]
+
+
+async def test_what_ran_in_a_pool_that_is_taken_off_runs_elsewhere() -> None:
+    only = {"pools": [{"name": "demand"}]}
+    async with scaling(beside={"placement": TWO_POOLS}, minReplicas=3) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(2, pool="spot"))
+        await scene.server.put(DEPLOYMENTS, workload(1, pool="demand"))
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        assert scene.scales() == []
+
+        present = scene.server.objects[LLMDEPLOYMENTS]["m"]
+        await scene.server.put(
+            LLMDEPLOYMENTS, {**present, "spec": {**present["spec"], "placement": only, "scaling": {"minReplicas": 1}}}
+        )
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        # As many as before: where they run is no reason to have fewer.
+        assert scene.written() == [("m-demand", 3)]
+        assert scene.scales() == ["m-demand"]
+
+
+async def test_a_replica_that_loads_in_one_pool_is_not_made_up_for_by_one_too_many_in_another() -> None:
+    async with scaling(beside={"placement": TWO_POOLS}, idleAfter="1s") as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1, pool="spot"))
+        await scene.server.put(DEPLOYMENTS, workload(1, pool="demand"))
+        await scene.server.put(PODS, pod("a", pool="spot", age=60))
+        await scene.server.put(PODS, pod("b", pool="spot", age=60))
+        await scene.gateway.change(str(KEY), since_last=60)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scales() == []
+
+
+async def test_scales_groups_and_counts_them_by_their_leaders() -> None:
+    beside = {
+        "accelerator": {"nodesPerReplica": 2},
+        "parallelism": {"tensor": 2},
+    }
+    async with scaling(beside=beside, idleAfter="1s") as scene:
+        await scene.server.put(SETS, group(1))
+        await scene.server.put(PODS, pod("leader", age=60))
+        await scene.server.put(PODS, pod("worker", ready=False, component="engine-worker"))
+        await scene.gateway.change(str(KEY), since_last=60)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.server.writes == [("PATCH", f"{SETS}/m-default/scale")]
+        assert scene.written() == [("m-default", 0)]
+
+
+async def test_splits_what_a_person_set() -> None:
+    async with scaling(beside={"placement": TWO_POOLS, "replicas": 9}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="spot"))
+        await scene.server.put(DEPLOYMENTS, workload(0, pool="demand"))
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.written() == [("m-demand", 3), ("m-spot", 2)]
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert view.reason is Reason.MANUAL
+        assert view.message == (
+            "spec.replicas is 9: Lull does not scale until it is removed. The pools hold 5 at most."
+        )
+
+
+async def test_a_schedule_wakes_the_model_and_says_so() -> None:
+    always = {"cron": "* * * * *", "duration": "2m", "minReplicas": 2}
+    async with scaling(schedules=[always]) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0))
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scaled_to() == [2]
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert view.decisions[0].reason is ScalingReason.SCHEDULED
+        assert view.message == 'Lull keeps between 0 and 8 replicas. The schedule "* * * * *" (UTC) keeps 2 now.'
+
+
+async def test_says_what_behavior_forbids() -> None:
+    disabled = {"scaleUp": {"selectPolicy": "Disabled"}, "scaleDown": {"selectPolicy": "Disabled"}}
+    async with scaling(behavior=disabled) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0))
+        await scene.gateway.change(str(KEY), held=1)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scales() == []
+        assert scene.autoscaler.view(stored(manifest(name="m"))).message == (
+            "Lull keeps between 0 and 8 replicas. "
+            "None is added while behavior.scaleUp is Disabled, not even to wake the model. "
+            "None is removed while behavior.scaleDown is Disabled."
+        )
+
+
+async def test_writes_again_where_the_decision_turns_before_the_watch_has_shown_it() -> None:
+    async with scaling(beside={"replicas": 3}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        present = scene.server.objects[LLMDEPLOYMENTS]["m"]
+        await scene.server.put(LLMDEPLOYMENTS, {**present, "spec": {**present["spec"], "replicas": 1}})
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        await scene.autoscaler.scale(KEY)
+
+        # The watch still shows 1, which is what is wanted and not what was written last.
+        assert scene.scaled_to() == [1]
+        assert len(scene.scales()) == 2
 
 
 async def test_forgets_what_is_deleted() -> None:

@@ -44,7 +44,7 @@ def test_nobody_overtakes_those_who_wait() -> None:
     first, _ = admission.arrive(KEY, size=1, limits=LIMITS, free=0, now=0.0)
 
     assert admission.arrive(KEY, size=1, limits=LIMITS, free=1, now=0.0)[1] is Verdict.HOLD
-    assert admission.release(KEY, free=1) == (first,)
+    assert admission.release(KEY, free=lambda _: 1) == (first,)
 
 
 def test_the_line_is_bounded_and_what_is_shed_has_counted_as_demand() -> None:
@@ -67,7 +67,7 @@ def test_one_whose_engine_died_goes_to_the_front() -> None:
 
     admission.hold_again(old)
 
-    assert admission.release(KEY, free=2) == (old, young)
+    assert admission.release(KEY, free=lambda _: 2) == (old, young)
 
 
 def test_leaving_twice_counts_once() -> None:

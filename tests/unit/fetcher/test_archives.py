@@ -44,6 +44,8 @@ def test_later_archives_hide_and_take_away() -> None:
         (["etc/config.json", "models/config.json"], "models/"),
         (["config.json", "models/a/config.json"], "models/a/"),
         (["models/a/b/config.json", "models/c/config.json"], "models/c/"),
+        (["adapter_config.json", "models/a/config.json"], "models/a/"),
+        (["adapters/a/adapter_config.json"], "adapters/a/"),
     ],
 )
 def test_finds_the_models_folder(paths: list[str], root: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from lull.api.reasons import ScalingReason
+from lull.api.scaling import PolicyType, ScalingPolicy, ScheduleSpec, SelectPolicy
 from lull.api.spec import LLMDeploymentSpec
+from lull.core.pacing import Pace
 from lull.core.scaling import Policy, ReplicaCounts, build_policy, decide
 from lull.core.signals import Demand
 
@@ -17,10 +20,15 @@ POLICY = Policy(
     target_queue=4,
     target_in_flight=32,
     idle_after=600.0,
-    scale_up_window=0.0,
-    scale_down_window=300.0,
+    scale_up=Pace(0.0, SelectPolicy.MAX, ()),
+    scale_down=Pace(300.0, SelectPolicy.MAX, ()),
+    schedules=(),
+    capacity=None,
     manual=None,
 )
+HASTY = replace(POLICY, scale_down=Pace(0.0, SelectPolicy.MAX, ()))
+MORNING = datetime(2026, 11, 23, 8, 0, tzinfo=UTC).timestamp()
+"""A Monday."""
 NONE = ReplicaCounts(asked=0, ready=0, loading=0, ready_at=None)
 
 
@@ -33,50 +41,50 @@ def asked(held: int = 0, in_flight: int = 0, last: float | None = None, *, compl
 
 
 def test_wakes_for_the_first_held_request() -> None:
-    decision = decide(POLICY, asked(held=1), NONE, history=None, now=0.0)
+    decision = decide(POLICY, asked(held=1), NONE, history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (1, ScalingReason.ACTIVATED)
     assert decision.message == "0 → 1: 1 waiting and 0 in flight, nothing running; 0 ready, 0 loading"
 
 
 def test_wakes_one_replica_for_ten_clients() -> None:
-    assert decide(POLICY, asked(held=10), NONE, history=None, now=0.0).replicas == 1
+    assert decide(POLICY, asked(held=10), NONE, history=None, now=0.0, wall=0.0).replicas == 1
 
 
 def test_wakes_as_many_replicas_as_a_burst_needs() -> None:
-    assert decide(POLICY, asked(held=100), NONE, history=None, now=0.0).replicas == 3
+    assert decide(POLICY, asked(held=100), NONE, history=None, now=0.0, wall=0.0).replicas == 3
 
 
 def test_wakes_although_the_client_has_left() -> None:
-    decision = decide(POLICY, asked(last=9.5), NONE, history=None, now=10.0)
+    decision = decide(POLICY, asked(last=9.5), NONE, history=None, now=10.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (1, ScalingReason.ACTIVATED)
 
 
 def test_stays_asleep_while_nobody_asks() -> None:
-    decision = decide(POLICY, asked(), NONE, history=None, now=0.0)
+    decision = decide(POLICY, asked(), NONE, history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (0, ScalingReason.AT_MINIMUM)
 
 
 def test_goes_up_at_once_when_more_is_in_flight_than_the_target() -> None:
-    decision = decide(POLICY, asked(in_flight=33), ready(1), history=None, now=0.0)
+    decision = decide(POLICY, asked(in_flight=33), ready(1), history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (2, ScalingReason.IN_FLIGHT_ABOVE_TARGET)
 
 
 def test_goes_up_when_more_waits_than_the_target() -> None:
-    decision = decide(POLICY, asked(held=9, in_flight=28), ready(1), history=None, now=0.0)
+    decision = decide(POLICY, asked(held=9, in_flight=28), ready(1), history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (2, ScalingReason.QUEUE_ABOVE_TARGET)
 
 
 def test_waits_out_the_window_before_scaling_up() -> None:
-    patient = replace(POLICY, scale_up_window=10.0)
-    first = decide(patient, asked(in_flight=64), ready(1), history=None, now=0.0)
+    patient = replace(POLICY, scale_up=Pace(10.0, SelectPolicy.MAX, ()))
+    first = decide(patient, asked(in_flight=64), ready(1), history=None, now=0.0, wall=0.0)
 
-    early = decide(patient, asked(in_flight=64), ready(1), history=first.history, now=9.0)
-    late = decide(patient, asked(in_flight=64), ready(1), history=early.history, now=10.0)
+    early = decide(patient, asked(in_flight=64), ready(1), history=first.history, now=9.0, wall=0.0)
+    late = decide(patient, asked(in_flight=64), ready(1), history=early.history, now=10.0, wall=0.0)
 
     assert (first.replicas, first.reason) == (1, ScalingReason.STABILIZING)
     assert early.replicas == 1
@@ -84,61 +92,59 @@ def test_waits_out_the_window_before_scaling_up() -> None:
 
 
 def test_waits_out_the_window_before_scaling_down() -> None:
-    busy = decide(POLICY, asked(in_flight=128), ready(4), history=None, now=0.0)
+    busy = decide(POLICY, asked(in_flight=128), ready(4), history=None, now=0.0, wall=0.0)
 
-    early = decide(POLICY, asked(in_flight=1), ready(4), history=busy.history, now=299.0)
-    late = decide(POLICY, asked(in_flight=1), ready(4), history=early.history, now=300.0)
+    early = decide(POLICY, asked(in_flight=1), ready(4), history=busy.history, now=299.0, wall=0.0)
+    late = decide(POLICY, asked(in_flight=1), ready(4), history=early.history, now=300.0, wall=0.0)
 
     assert (early.replicas, early.reason) == (4, ScalingReason.STABILIZING)
     assert (late.replicas, late.reason) == (1, ScalingReason.LOAD_BELOW_TARGET)
 
 
 def test_a_restart_does_not_cut_replicas_off() -> None:
-    decision = decide(POLICY, asked(in_flight=1), ready(4), history=None, now=0.0)
+    decision = decide(POLICY, asked(in_flight=1), ready(4), history=None, now=0.0, wall=0.0)
 
     assert decision.replicas == 4
 
 
 def test_keeps_loading_replicas_when_demand_falls() -> None:
     loading = ReplicaCounts(asked=3, ready=1, loading=2, ready_at=0.0)
-    hasty = replace(POLICY, scale_down_window=0.0)
 
-    decision = decide(hasty, asked(in_flight=1), loading, history=None, now=1000.0)
+    decision = decide(HASTY, asked(in_flight=1), loading, history=None, now=1000.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (3, ScalingReason.LOADING)
 
 
 def test_does_not_go_down_on_what_only_some_gateways_say() -> None:
-    hasty = replace(POLICY, scale_down_window=0.0)
 
-    decision = decide(hasty, asked(in_flight=1, complete=False), ready(3), history=None, now=0.0)
+    decision = decide(HASTY, asked(in_flight=1, complete=False), ready(3), history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (3, ScalingReason.SIGNAL_MISSING)
 
 
 def test_wakes_on_what_only_some_gateways_say() -> None:
-    assert decide(POLICY, asked(held=1, complete=False), NONE, history=None, now=0.0).replicas == 1
+    assert decide(POLICY, asked(held=1, complete=False), NONE, history=None, now=0.0, wall=0.0).replicas == 1
 
 
 def test_sleeps_once_idle_counted_from_the_last_request() -> None:
-    busy = decide(POLICY, asked(in_flight=1), ready(1), history=None, now=100.0)
+    busy = decide(POLICY, asked(in_flight=1), ready(1), history=None, now=100.0, wall=0.0)
 
-    early = decide(POLICY, asked(), ready(1), history=busy.history, now=699.0)
-    late = decide(POLICY, asked(), ready(1), history=early.history, now=700.0)
+    early = decide(POLICY, asked(), ready(1), history=busy.history, now=699.0, wall=0.0)
+    late = decide(POLICY, asked(), ready(1), history=early.history, now=700.0, wall=0.0)
 
     assert (early.replicas, early.reason) == (1, ScalingReason.WITHIN_TARGET)
     assert (late.replicas, late.reason) == (0, ScalingReason.IDLE)
 
 
 def test_sleeps_once_idle_counted_from_readiness_where_that_came_later() -> None:
-    assert decide(POLICY, asked(last=0.0), ready(1, at=500.0), history=None, now=1099.0).replicas == 1
-    assert decide(POLICY, asked(last=0.0), ready(1, at=500.0), history=None, now=1100.0).replicas == 0
+    assert decide(POLICY, asked(last=0.0), ready(1, at=500.0), history=None, now=1099.0, wall=0.0).replicas == 1
+    assert decide(POLICY, asked(last=0.0), ready(1, at=500.0), history=None, now=1100.0, wall=0.0).replicas == 0
 
 
 def test_looks_on_for_idle_after_where_every_gateway_has_just_started() -> None:
-    first = decide(POLICY, asked(), ready(1), history=None, now=5000.0)
+    first = decide(POLICY, asked(), ready(1), history=None, now=5000.0, wall=0.0)
 
-    later = decide(POLICY, asked(), ready(1), history=first.history, now=5600.0)
+    later = decide(POLICY, asked(), ready(1), history=first.history, now=5600.0, wall=0.0)
 
     assert (first.replicas, later.replicas) == (1, 0)
 
@@ -146,21 +152,158 @@ def test_looks_on_for_idle_after_where_every_gateway_has_just_started() -> None:
 def test_stands_back_where_the_spec_names_a_number() -> None:
     manual = replace(POLICY, manual=3)
 
-    decision = decide(manual, asked(held=500), ready(1), history=None, now=0.0)
+    decision = decide(manual, asked(held=500), ready(1), history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (3, ScalingReason.MANUAL)
 
 
 def test_follows_a_lower_maximum_at_once() -> None:
-    decision = decide(POLICY, asked(in_flight=9999), ready(20), history=None, now=0.0)
+    decision = decide(POLICY, asked(in_flight=9999), ready(20), history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (8, ScalingReason.AT_MAXIMUM)
 
 
 def test_follows_a_higher_minimum_at_once() -> None:
-    decision = decide(replace(POLICY, min_replicas=2), asked(), NONE, history=None, now=0.0)
+    decision = decide(replace(POLICY, min_replicas=2), asked(), NONE, history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (2, ScalingReason.AT_MINIMUM)
+
+
+def test_stands_back_as_far_as_the_pools_have_room() -> None:
+    manual = replace(POLICY, manual=9, capacity=5)
+
+    decision = decide(manual, asked(), ready(1), history=None, now=0.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (5, ScalingReason.POOLS_FULL)
+    assert decision.message == "1 → 5: spec.replicas is 9; the pools hold 5 at most"
+
+
+def test_goes_no_higher_than_the_pools_have_room() -> None:
+    small = replace(POLICY, capacity=3)
+
+    up = decide(small, asked(in_flight=200), ready(1), history=None, now=0.0, wall=0.0)
+    steady = decide(small, asked(in_flight=200), ready(3), history=up.history, now=1.0, wall=0.0)
+    down = decide(small, asked(in_flight=200), ready(5), history=steady.history, now=2.0, wall=0.0)
+
+    assert (up.replicas, up.reason) == (3, ScalingReason.POOLS_FULL)
+    assert "the pools hold 3 at most" in up.message
+    assert (steady.replicas, steady.reason) == (3, ScalingReason.POOLS_FULL)
+    assert (down.replicas, down.reason) == (3, ScalingReason.POOLS_FULL)
+
+
+def test_names_the_maximum_where_the_pools_have_room_for_it() -> None:
+    decision = decide(replace(POLICY, capacity=8), asked(in_flight=999), ready(8), history=None, now=0.0, wall=0.0)
+
+    assert decision.reason is ScalingReason.AT_MAXIMUM
+
+
+def by(value: int, seconds: int, kind: PolicyType = PolicyType.PODS) -> ScalingPolicy:
+    return ScalingPolicy(type=kind, value=value, period_seconds=seconds)
+
+
+def test_adds_only_so_many_in_a_period() -> None:
+    slow = replace(POLICY, scale_up=Pace(0.0, SelectPolicy.MAX, (by(2, 60),)))
+    load = asked(in_flight=200)
+
+    first = decide(slow, load, ready(1), history=None, now=0.0, wall=0.0)
+    early = decide(slow, load, ready(3), history=first.history, now=59.0, wall=0.0)
+    late = decide(slow, load, ready(3), history=early.history, now=60.0, wall=0.0)
+
+    assert (first.replicas, first.reason) == (3, ScalingReason.LIMITED)
+    assert "7 wanted, and behavior.scaleUp allows no more yet" in first.message
+    assert (early.replicas, early.reason) == (3, ScalingReason.LIMITED)
+    assert late.replicas == 5
+
+
+def test_removes_only_so_many_in_a_period_even_when_idle() -> None:
+    slow = replace(HASTY, scale_down=Pace(0.0, SelectPolicy.MAX, (by(1, 60),)))
+
+    first = decide(slow, asked(last=0.0), ready(3), history=None, now=600.0, wall=0.0)
+    early = decide(slow, asked(last=0.0), ready(2), history=first.history, now=659.0, wall=0.0)
+    late = decide(slow, asked(last=0.0), ready(2), history=early.history, now=660.0, wall=0.0)
+
+    assert (first.replicas, first.reason) == (2, ScalingReason.LIMITED)
+    assert "0 wanted, and behavior.scaleDown allows no more yet" in first.message
+    assert early.replicas == 2
+    assert late.replicas == 1
+
+
+def test_wakes_whatever_the_pace() -> None:
+    percent = replace(POLICY, scale_up=Pace(0.0, SelectPolicy.MAX, (by(10, 60, PolicyType.PERCENT),)))
+
+    decision = decide(percent, asked(held=100), NONE, history=None, now=0.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (1, ScalingReason.LIMITED)
+
+
+def test_wakes_nothing_while_scaling_up_is_disabled() -> None:
+    frozen = replace(POLICY, scale_up=Pace(0.0, SelectPolicy.DISABLED, ()))
+
+    decision = decide(frozen, asked(held=1), NONE, history=None, now=0.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (0, ScalingReason.LIMITED)
+    assert "1 wanted, and behavior.scaleUp is Disabled" in decision.message
+
+
+def test_removes_nothing_while_scaling_down_is_disabled() -> None:
+    frozen = replace(POLICY, scale_down=Pace(0.0, SelectPolicy.DISABLED, ()))
+
+    decision = decide(frozen, asked(last=0.0), ready(3), history=None, now=9999.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.LIMITED)
+
+
+def test_follows_bounds_at_once_whatever_the_pace() -> None:
+    frozen = Pace(0.0, SelectPolicy.DISABLED, ())
+    policy = replace(POLICY, min_replicas=3, max_replicas=5, scale_up=frozen, scale_down=frozen)
+
+    assert decide(policy, asked(), NONE, history=None, now=0.0, wall=0.0).replicas == 3
+    assert decide(policy, asked(), ready(9), history=None, now=0.0, wall=0.0).replicas == 5
+
+
+WORKDAYS = ScheduleSpec(cron="0 8 * * 1-5", duration="10h", min_replicas=2)
+
+
+def test_is_awake_when_a_schedule_begins() -> None:
+    policy = replace(POLICY, schedules=(WORKDAYS,))
+
+    before = decide(policy, asked(), NONE, history=None, now=0.0, wall=MORNING - 0.001)
+    begun = decide(policy, asked(), NONE, history=before.history, now=1.0, wall=MORNING)
+
+    assert (before.replicas, before.reason) == (0, ScalingReason.AT_MINIMUM)
+    assert (begun.replicas, begun.reason) == (2, ScalingReason.SCHEDULED)
+    assert 'the schedule "0 8 * * 1-5" (UTC) keeps 2' in begun.message
+
+
+def test_keeps_what_a_schedule_asks_for_however_idle() -> None:
+    policy = replace(POLICY, schedules=(WORKDAYS,))
+
+    decision = decide(policy, asked(last=0.0), ready(2), history=None, now=9 * 3600.0, wall=MORNING + 9 * 3600)
+
+    assert (decision.replicas, decision.reason) == (2, ScalingReason.SCHEDULED)
+
+
+def test_sleeps_when_a_schedule_ends_and_nobody_has_asked() -> None:
+    policy = replace(POLICY, schedules=(WORKDAYS,))
+    kept = decide(policy, asked(last=0.0), ready(2), history=None, now=35999.0, wall=MORNING + 35999)
+
+    ended = decide(policy, asked(last=0.0), ready(2), history=kept.history, now=36000.0, wall=MORNING + 36000)
+
+    assert (ended.replicas, ended.reason) == (0, ScalingReason.IDLE)
+
+
+def test_demand_goes_above_a_schedule() -> None:
+    policy = replace(POLICY, schedules=(WORKDAYS,))
+
+    decision = decide(policy, asked(in_flight=100), ready(2), history=None, now=0.0, wall=MORNING)
+
+    assert (decision.replicas, decision.reason) == (4, ScalingReason.IN_FLIGHT_ABOVE_TARGET)
+
+
+def test_a_schedule_holds_where_demand_is_unknown() -> None:
+    decision = decide(replace(POLICY, schedules=(WORKDAYS,)), None, NONE, history=None, now=0.0, wall=MORNING)
+
+    assert (decision.replicas, decision.reason) == (2, ScalingReason.SIGNAL_MISSING)
 
 
 @pytest.mark.parametrize(

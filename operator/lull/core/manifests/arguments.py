@@ -1,104 +1,90 @@
-"""The engine's command line and environment, and what users may not put there."""
+"""The engine's command line and environment."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest
+from lull.api.engine import (
+    CompileCache,
+    Dtype,
+    KvCacheDtype,
+    LoadFormat,
+    SpeculativeMethod,
+    StructuredOutputsBackend,
+)
+from lull.api.llmdeployment import InvalidSpec
+from lull.api.model import Task
 from lull.api.names import PORT_ENGINE
-from lull.api.quantities import parse_duration
+from lull.api.quantities import parse_duration, parse_quantity
+from lull.core.manifests.refusals import check_arguments, check_environment
+from lull.core.manifests.sidecar import build_adapter_arguments, build_adapter_environment
+from lull.core.manifests.sources import MODELS_PATH, find_draft_folder
 
 if TYPE_CHECKING:
-    from lull.api.spec import EngineSpec
+    from lull.api.adapters import AdaptersSpec
+    from lull.api.compute import ParallelismSpec
+    from lull.api.engine import EngineSpec, EnvVar
+    from lull.api.llmdeployment import LLMDeployment, Manifest
+    from lull.api.spec import LLMDeploymentSpec
     from lull.core.manifests.sources import Source
 
 HOME: Final = "/home/vllm"
 STARTUP_SECONDS: Final = 3600
 """Longest time from the engine's start to its first healthy answer; then the kubelet restarts it."""
 
-_OURS: Final = "Lull sets it itself"
-_GPUS: Final = "a replica is one pod here; use spec.parallelism.tensor"
-_CODE: Final = "it loads code into the engine"
-_OPEN: Final = "it opens the engine to callers that the gateway does not see"
+_GIB: Final = 1024**3
+_OWN_CACHE: Final = f"{HOME}/vllm"
+_SHARED_CACHE: Final = f"{MODELS_PATH}/.vllm"
 
-# Flags of `vllm serve` that Lull owns, and what to do instead.
-OWNED_FLAGS: Final = {
-    "--model": "use spec.model.source",
-    "--model-tag": "use spec.model.source",
-    "--revision": "use spec.model.source: hf://org/name@revision",
-    "--code-revision": _CODE,
-    "--served-model-name": "use spec.model.name and spec.model.aliases",
-    "--hf-token": "use spec.model.secretName",
-    "--host": _OURS,
-    "--port": _OURS,
-    "--uds": _OURS,
-    "--grpc": _OURS,
-    "--headless": _OURS,
-    "--root-path": _OURS,
-    "--download-dir": _OURS,
-    "--config": "use spec.engine.extraArgs: one flag per item",
-    "--api-key": "the gateway is the door to the engine, and only it reaches the port",
-    "--tensor-parallel-size": "use spec.parallelism.tensor",
-    "--pipeline-parallel-size": _GPUS,
-    "--data-parallel-": _GPUS,
-    "--nnodes": _GPUS,
-    "--node-rank": _GPUS,
-    "--master-addr": _GPUS,
-    "--master-port": _GPUS,
-    "--max-model-len": "use spec.engine.maxModelLen",
-    "--max-num-seqs": "use spec.engine.maxNumSeqs",
-    "--enforce-eager": "use spec.engine.enforceEager",
-    "--shutdown-timeout": "use spec.rollout.drain",
-    "--enable-lora": "adapters are not served by this version of Lull",
-    "--lora-modules": "adapters are not served by this version of Lull",
-    "--trust-remote-code": _CODE,
-    "--tool-parser-plugin": _CODE,
-    "--reasoning-parser-plugin": _CODE,
-    "--middleware": _CODE,
-    "--worker-cls": _CODE,
-    "--worker-extension-cls": _CODE,
-    "--logits-processors": _CODE,
-    "--tool-server": _OPEN,
-    "--allowed-local-media-path": "it lets clients read files of the pod",
-    "--ssl-": "engines are reached inside the cluster only; put TLS before the gateway",
+# Both ways of adapting a model leave one alone that was trained for its task.
+_TASKS: Final = {
+    Task.GENERATE: (),
+    Task.EMBED: ("--runner", "pooling", "--convert", "embed"),
+    Task.RERANK: ("--runner", "pooling", "--convert", "classify"),
+    Task.CLASSIFY: ("--runner", "pooling", "--convert", "classify"),
 }
-_SHORT_FLAGS: Final = {
-    "-tp": "--tensor-parallel-size",
-    "-pp": "--pipeline-parallel-size",
-    "-dp": "--data-parallel-",
-    "-n": "--nnodes",
-    "-r": "--node-rank",
+_DTYPES: Final = {Dtype.BFLOAT16: "bfloat16", Dtype.FLOAT16: "float16", Dtype.FLOAT32: "float32"}
+_KV_DTYPES: Final = {
+    KvCacheDtype.BFLOAT16: "bfloat16",
+    KvCacheDtype.FLOAT16: "float16",
+    KvCacheDtype.FP8: "fp8",
+    KvCacheDtype.FP8_E4M3: "fp8_e4m3",
+    KvCacheDtype.FP8_E5M2: "fp8_e5m2",
+    KvCacheDtype.NVFP4: "nvfp4",
 }
-
-OWNED_VARIABLES: Final = {
-    "HOME": _OURS,
-    "HF_HOME": _OURS,
-    "HF_HUB_OFFLINE": _OURS,
-    "HF_ENDPOINT": "the hub is a setting of the operator (hubEndpoint in the chart)",
-    "HF_TOKEN": "use spec.model.secretName",
-    "HUGGING_FACE_HUB_TOKEN": "use spec.model.secretName",
-    "USER": _OURS,
-    "VLLM_ENGINE_READY_TIMEOUT_S": _OURS,
-    "VLLM_API_KEY": "the gateway is the door to the engine, and only it reaches the port",
-    "VLLM_CACHE_ROOT": _OURS,
-    "VLLM_HOST_IP": _OURS,
-    "VLLM_NO_USAGE_STATS": _OURS,
-    "VLLM_PORT": _OURS,
-    "VLLM_SERVER_DEV_MODE": _OPEN,
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": _OPEN,
-    "VLLM_TORCH_PROFILER_DIR": _OPEN,
-    "VLLM_ALLOW_INSECURE_SERIALIZATION": _CODE,
-    "VLLM_PLUGINS": _CODE,
+_LOAD_FORMATS: Final = {
+    LoadFormat.SAFETENSORS: "safetensors",
+    LoadFormat.PT: "pt",
+    LoadFormat.NP_CACHE: "npcache",
+    LoadFormat.DUMMY: "dummy",
+    LoadFormat.MISTRAL: "mistral",
+    LoadFormat.SHARDED_STATE: "sharded_state",
+    LoadFormat.RUNAI_STREAMER: "runai_streamer",
 }
-OWNED_PREFIXES: Final = {"LD_": _CODE, "PYTHON": _CODE}
+_SPECULATIVE_METHODS: Final = {
+    SpeculativeMethod.NGRAM: "ngram",
+    SpeculativeMethod.SUFFIX: "suffix",
+    SpeculativeMethod.DRAFT: "draft_model",
+    SpeculativeMethod.EAGLE: "eagle",
+    SpeculativeMethod.EAGLE3: "eagle3",
+    SpeculativeMethod.MTP: "mtp",
+}
+_BACKENDS: Final = {
+    StructuredOutputsBackend.XGRAMMAR: "xgrammar",
+    StructuredOutputsBackend.GUIDANCE: "guidance",
+    StructuredOutputsBackend.OUTLINES: "outlines",
+}
 
 
 def build_arguments(deployment: LLMDeployment, source: Source) -> list[str]:
-    """Arguments of `vllm serve`, which is the image's entry point."""
+    """Arguments of `vllm serve`, which is the image's entry point.
+
+    What the spec leaves to vLLM is not said, so that vLLM's own default for the model holds.
+    """
     spec = deployment.spec
-    engine = spec.engine
-    _check_arguments(engine.extra_args)
+    check_arguments(spec.engine.extra_args)
     return [
         source.path,
         "--served-model-name",
@@ -107,20 +93,24 @@ def build_arguments(deployment: LLMDeployment, source: Source) -> list[str]:
         "0.0.0.0",
         "--port",
         str(PORT_ENGINE),
-        "--tensor-parallel-size",
-        str(spec.parallelism.tensor),
-        *(["--max-model-len", str(engine.max_model_len)] if engine.max_model_len is not None else []),
-        *(["--max-num-seqs", str(engine.max_num_seqs)] if engine.max_num_seqs is not None else []),
-        *(["--enforce-eager"] if engine.enforce_eager else []),
+        *_TASKS[spec.model.task],
+        *(["--trust-remote-code"] if spec.model.trust_remote_code else []),
+        *_build_parallelism(spec.parallelism, spec.adapters),
+        *_build_engine(spec.engine),
+        *_build_speculation(spec),
+        *_build_offload(spec),
+        *build_adapter_arguments(deployment),
         "--shutdown-timeout",
         str(ceil(parse_duration(spec.rollout.drain))),
-        *engine.extra_args,
+        *(_literal(argument) for argument in spec.engine.extra_args),
     ]
 
 
-def build_environment(engine: EngineSpec) -> list[Manifest]:
+def build_environment(deployment: LLMDeployment) -> list[Manifest]:
     """Environment of the engine: caches in writable places, no word to outside, then the user's own."""
-    _check_environment(engine)
+    engine = deployment.spec.engine
+    check_environment(engine)
+    cache = _SHARED_CACHE if engine.compile_cache is CompileCache.MODEL_CACHE else _OWN_CACHE
     return [
         {"name": "HOME", "value": HOME},
         # torch names a cache after its user, and the image may not know user 2000.
@@ -128,49 +118,86 @@ def build_environment(engine: EngineSpec) -> list[Manifest]:
         {"name": "HF_HOME", "value": f"{HOME}/huggingface"},
         # Weights are in the pod before the engine starts: a hub that is down must not matter to it.
         {"name": "HF_HUB_OFFLINE", "value": "1"},
-        {"name": "VLLM_CACHE_ROOT", "value": f"{HOME}/vllm"},
+        {"name": "VLLM_CACHE_ROOT", "value": cache},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
         # vLLM would give up on its own engine core after ten minutes; the startup probe is the one limit.
         {"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": str(STARTUP_SECONDS)},
+        *build_adapter_environment(deployment),
         {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-        *({"name": variable.name, "value": variable.value} for variable in engine.env),
+        *(_build_variable(variable) for variable in engine.env),
     ]
 
 
-def _check_arguments(arguments: list[str]) -> None:
-    if arguments and not arguments[0].startswith("-"):
-        raise InvalidSpec(
-            f"spec.engine.extraArgs: the first item, {arguments[0]!r}, is no flag; the model itself is spec.model.source"
-        )
-    for argument in arguments:
-        if argument.startswith("-") and any(character.isspace() for character in argument.partition("=")[0]):
-            raise InvalidSpec(f"spec.engine.extraArgs: {argument!r} must be two items, the flag and its value")
-        if (owned := _find_owned(argument)) is not None:
-            raise InvalidSpec(f"spec.engine.extraArgs: {argument.partition('=')[0]} is refused: {OWNED_FLAGS[owned]}")
+def writes_models(engine: EngineSpec) -> bool:
+    """Whether the engine writes into the volume of the weights; otherwise it is read-only to it."""
+    # vLLM keeps the arrays that it makes of a PyTorch checkpoint beside it.
+    return engine.compile_cache is CompileCache.MODEL_CACHE or engine.load_format is LoadFormat.NP_CACHE
 
 
-def _find_owned(argument: str) -> str | None:
-    """The flag of ours that an argument would set, in any spelling that vLLM's parser takes for it."""
-    # vLLM reads underscores as hyphens, and `--flag.key` as one key of a JSON flag.
-    flag = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-    if flag.startswith("-dp"):
-        return _SHORT_FLAGS["-dp"]
-    if not flag.startswith("--"):
-        # argparse completes abbreviations: -t is -tp.
-        return next((owned for short, owned in _SHORT_FLAGS.items() if len(flag) > 1 and short.startswith(flag)), None)
-    for spelling in (flag, flag.replace("--no-", "--", 1)):
-        for owned in OWNED_FLAGS:
-            is_family = owned.endswith("-") and spelling.startswith(owned)
-            # argparse completes an abbreviation, and a bare `--` would turn what follows into positionals.
-            if is_family or owned.startswith(spelling):
-                return owned
-    return None
+def _build_parallelism(parallelism: ParallelismSpec, adapters: AdaptersSpec | None) -> list[str]:
+    return [
+        "--tensor-parallel-size",
+        str(parallelism.tensor),
+        *(["--pipeline-parallel-size", str(parallelism.pipeline)] if parallelism.pipeline > 1 else []),
+        *(["--data-parallel-size", str(parallelism.data)] if parallelism.data > 1 else []),
+        # vLLM would start an API server for each rank, and refuses to load adapters then.
+        *(["--api-server-count", "1"] if parallelism.data > 1 and adapters is not None else []),
+        *(["--enable-expert-parallel"] if parallelism.expert else []),
+    ]
 
 
-def _check_environment(engine: EngineSpec) -> None:
-    for variable in engine.env:
-        why = OWNED_VARIABLES.get(variable.name) or next(
-            (why for prefix, why in OWNED_PREFIXES.items() if variable.name.startswith(prefix)), None
-        )
-        if why is not None:
-            raise InvalidSpec(f"spec.engine.env: {variable.name} is refused: {why}")
+def _build_engine(engine: EngineSpec) -> list[str]:
+    return [
+        *_option("--dtype", _DTYPES.get(engine.dtype)),
+        *_option("--quantization", engine.quantization if engine.quantization != "Auto" else None),
+        *_option("--kv-cache-dtype", _KV_DTYPES.get(engine.kv_cache_dtype)),
+        *_option("--load-format", _LOAD_FORMATS.get(engine.load_format)),
+        *_option("--max-model-len", engine.max_model_len),
+        *_option("--max-num-seqs", engine.max_num_seqs),
+        *_option("--max-num-batched-tokens", engine.max_num_batched_tokens),
+        *_option("--gpu-memory-utilization", engine.gpu_memory_utilization),
+        # On is vLLM's default for each model that can; said aloud, it would be forced on those that cannot.
+        *(["--no-enable-prefix-caching"] if not engine.prefix_caching else []),
+        *(["--enforce-eager"] if engine.enforce_eager else []),
+        *_option("--attention-backend", engine.attention_backend),
+        # As a key of its own, it goes together with further keys that a user sets.
+        *_option("--structured-outputs-config.backend", _BACKENDS.get(engine.structured_outputs_backend)),
+    ]
+
+
+def _build_speculation(spec: LLMDeploymentSpec) -> list[str]:
+    speculative = spec.engine.speculative
+    if speculative is None:
+        return []
+    return [
+        "--speculative-config.method",
+        _SPECULATIVE_METHODS[speculative.method],
+        *_option("--speculative-config.model", find_draft_folder(spec)),
+        "--speculative-config.num_speculative_tokens",
+        str(speculative.tokens),
+    ]
+
+
+def _build_offload(spec: LLMDeploymentSpec) -> list[str]:
+    if spec.engine.kv_offload is None:
+        return []
+    # vLLM counts for each of its data parallel engines, and over all tensor parallel ranks of one.
+    size = (parse_quantity(spec.engine.kv_offload.cpu) / _GIB / spec.parallelism.data).quantize(Decimal("0.001"))
+    if not size:
+        raise InvalidSpec("spec.engine.kvOffload.cpu is less than a megabyte per engine: write for example 32Gi")
+    return ["--kv-offloading-size", f"{size.normalize():f}"]
+
+
+def _build_variable(variable: EnvVar) -> Manifest:
+    if variable.value_from is None:
+        return {"name": variable.name, "value": _literal(variable.value)}
+    return {"name": variable.name, "valueFrom": variable.value_from.model_dump(mode="json")}
+
+
+def _option(flag: str, value: str | int | None) -> list[str]:
+    return [] if value is None else [flag, str(value)]
+
+
+def _literal(text: str) -> str:
+    """Text that Kubernetes, which expands $(NAME), gives to the process as it was written."""
+    return text.replace("$", "$$")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lull.api.names import LABEL_CAPACITY_TYPE
-from lull.api.spec import CapacityType, Vendor
+from lull.api.placement import CapacityType
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import Manifest
 
-_PRODUCT: Final = "nvidia.com/gpu.product"
+CAPACITY_LABELS: Final = {CapacityType.ANY: "any", CapacityType.SPOT: "spot", CapacityType.ON_DEMAND: "on-demand"}
+"""Values of the label lull.dev/capacity-type, on pods and on nodes."""
 
 # Each row is one way in which a node can say what it is; rows are alternatives, expressions within a row go together.
 # Where a cloud labels its spot nodes only, being on-demand is "a node of this cloud, without that label".
@@ -36,15 +37,11 @@ _SPOT_TOLERATIONS: Final = (
     {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Equal", "value": "spot", "effect": "NoSchedule"},
     {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
 )
-_VENDOR_TOLERATIONS: Final = {
-    Vendor.NVIDIA: ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
-    Vendor.CPU: (),
-}
 
 
-def build_affinity(capacity: CapacityType, product: str | None) -> Manifest:
-    """Node affinity for a capacity type and a product, or nothing where any node will do."""
-    wanted = [_expression(_PRODUCT, "In", (product,))] if product is not None else []
+def build_node_affinity(capacity: CapacityType, product: tuple[str, str] | None) -> Manifest:
+    """Node affinity for a capacity type and the label of a product, or nothing where any node will do."""
+    wanted = [_expression(product[0], "In", (product[1],))] if product is not None else []
     terms = [
         {"matchExpressions": [*(_expression(*expression) for expression in row), *wanted]} for row in _TERMS[capacity]
     ]
@@ -52,15 +49,12 @@ def build_affinity(capacity: CapacityType, product: str | None) -> Manifest:
         terms = [{"matchExpressions": wanted}]
     if not terms:
         return {}
-    return {
-        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
-    }
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
-def build_tolerations(capacity: CapacityType, vendor: Vendor) -> list[Manifest]:
-    """Tolerations for the taints that nodes of this kind usually carry; each list is new, so it may be spliced."""
-    spot = _SPOT_TOLERATIONS if capacity in {CapacityType.SPOT, CapacityType.ANY} else ()
-    return [dict(toleration) for toleration in (*_VENDOR_TOLERATIONS[vendor], *spot)]
+def build_spot_tolerations(capacity: CapacityType) -> list[Manifest]:
+    """Tolerations for the taints of spot nodes, where they will do; each list is new, so it may be spliced."""
+    return [dict(toleration) for toleration in _SPOT_TOLERATIONS] if capacity is not CapacityType.ON_DEMAND else []
 
 
 def _expression(key: str, operator: str, values: tuple[str, ...]) -> Manifest:

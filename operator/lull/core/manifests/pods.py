@@ -1,43 +1,42 @@
-"""The engine pod: what a replica is."""
+"""The engine pod: what a replica is, or each part of one that spans nodes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
 from lull.api.quantities import parse_duration
-from lull.api.spec import CapacityType, PoolSpec, Vendor
-from lull.core.manifests.arguments import HOME, STARTUP_SECONDS, build_arguments, build_environment
-from lull.core.manifests.capacity import build_affinity, build_tolerations
-from lull.core.manifests.sources import FETCHED_PATH, MODELS_PATH, Source, SourceType, parse_source
+from lull.core.manifests.arguments import STARTUP_SECONDS, build_arguments, build_environment
+from lull.core.manifests.capacity import CAPACITY_LABELS
+from lull.core.manifests.fetching import CONTAINER_FETCH, build_fetchers, build_lull_container
+from lull.core.manifests.placing import build_placing
+from lull.core.manifests.security import build_container_security, build_pod_security
+from lull.core.manifests.sidecar import build_sidecar
+from lull.core.manifests.sources import Source, parse_source
+from lull.core.manifests.vendors import find_resource
+from lull.core.manifests.volumes import build_engine_mounts, build_volumes
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment, Manifest
+    from lull.api.placement import PodTemplateSpec, PoolSpec
+    from lull.core.manifests.settings import BuildSettings
+
+__all__ = [
+    "CONTAINER_ENGINE",
+    "CONTAINER_FETCH",
+    "PRE_STOP_SECONDS",
+    "build_template",
+    "common_labels",
+    "pool_labels",
+]
 
 CONTAINER_ENGINE: Final = "engine"
-CONTAINER_FETCH: Final = "fetch"
 
-_PRE_STOP_SECONDS: Final = 3
+PRE_STOP_SECONDS: Final = 3
 """Between a pod's deletion and SIGTERM: gateways see the deletion and pick other endpoints."""
 _TEARDOWN_SECONDS: Final = 15
 """What vLLM needs to end its processes after the last request."""
-_USER: Final = 2000
-"""The user that vLLM's image prepares; its group must be 0."""
-_CAPACITY_LABELS: Final = {CapacityType.ANY: "any", CapacityType.SPOT: "spot", CapacityType.ON_DEMAND: "on-demand"}
-_RESOURCE_NAMES: Final = {Vendor.NVIDIA: "nvidia.com/gpu", Vendor.CPU: None}
-
-
-@dataclass(frozen=True, slots=True)
-class BuildSettings:
-    """What the operator adds to every LLMDeployment."""
-
-    image: str
-    """Image of Lull, which holds the fetcher."""
-    image_pull_policy: str
-    hub_endpoint: str
-    lull_namespace: str
 
 
 def pool_labels(deployment: LLMDeployment, pool: PoolSpec) -> dict[str, str]:
@@ -45,9 +44,10 @@ def pool_labels(deployment: LLMDeployment, pool: PoolSpec) -> dict[str, str]:
     return {**names.engine_labels(deployment.key.name), names.LABEL_POOL: pool.name}
 
 
-def common_labels(deployment: LLMDeployment) -> dict[str, str]:
-    """Labels of every object that belongs to an LLMDeployment."""
+def common_labels(deployment: LLMDeployment, settings: BuildSettings) -> dict[str, str]:
+    """Labels of every object that belongs to an LLMDeployment, with those that it hands down."""
     return {
+        **{key: deployment.labels[key] for key in settings.pass_labels if key in deployment.labels},
         names.LABEL_APP: names.APP_ENGINE,
         names.LABEL_INSTANCE: deployment.key.name,
         names.LABEL_MANAGED_BY: names.MANAGED_BY,
@@ -58,55 +58,59 @@ def common_labels(deployment: LLMDeployment) -> dict[str, str]:
 def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, settings: BuildSettings) -> Manifest:
     """The pod template of one pool."""
     spec = deployment.spec
-    source = parse_source(spec.model.source)
+    source = parse_source(spec.model)
+    wanted = spec.pod_template
     drain = ceil(parse_duration(spec.rollout.drain))
+    init_containers = [
+        *build_sidecar(deployment, build_lull_container(settings)),
+        *build_fetchers(deployment, source, settings),
+    ]
     return {
         "metadata": {
             "labels": {
-                **common_labels(deployment),
+                **wanted.metadata.labels,
+                **common_labels(deployment, settings),
                 **pool_labels(deployment, pool),
-                names.LABEL_CAPACITY_TYPE: _CAPACITY_LABELS[pool.capacity_type],
+                names.LABEL_CAPACITY_TYPE: CAPACITY_LABELS[pool.capacity_type],
                 names.LABEL_REVISION: revision,
             },
+            **({"annotations": dict(wanted.metadata.annotations)} if wanted.metadata.annotations else {}),
         },
         "spec": {
             "automountServiceAccountToken": False,
             # A Service named `vllm` would otherwise set VLLM_PORT in every pod of its namespace.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": _PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": 0,
-                "fsGroup": 0,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            **({"nodeSelector": dict(pool.node_selector)} if pool.node_selector else {}),
-            **build_affinity(pool.capacity_type, spec.accelerator.product),
-            "tolerations": [
-                *build_tolerations(pool.capacity_type, spec.accelerator.vendor),
-                *(toleration.model_dump(mode="json", exclude_none=True) for toleration in pool.tolerations),
-            ],
-            **({"initContainers": [_build_fetcher(deployment, settings)]} if source.type is SourceType.HUB else {}),
+            "terminationGracePeriodSeconds": PRE_STOP_SECONDS + drain + _TEARDOWN_SECONDS,
+            **_build_additions(wanted),
+            "securityContext": build_pod_security(wanted.security_context),
+            **build_placing(deployment, pool),
+            **({"initContainers": init_containers} if init_containers else {}),
             "containers": [_build_engine(deployment, source)],
-            "volumes": [
-                {"name": "tmp", "emptyDir": {}},
-                {"name": "home", "emptyDir": {}},
-                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
-                *_build_models_volume(source),
-            ],
+            "volumes": build_volumes(deployment, source),
         },
     }
 
 
+def _build_additions(wanted: PodTemplateSpec) -> Manifest:
+    named = {
+        "priorityClassName": wanted.priority_class_name,
+        "runtimeClassName": wanted.runtime_class_name,
+        "schedulerName": wanted.scheduler_name,
+        "serviceAccountName": wanted.service_account_name,
+    }
+    secrets = [{"name": name} for name in wanted.image_pull_secrets]
+    return {
+        **{field: name for field, name in named.items() if name is not None},
+        **({"imagePullSecrets": secrets} if secrets else {}),
+    }
+
+
 def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
-    spec = deployment.spec
     return {
         "name": CONTAINER_ENGINE,
-        "image": spec.engine.image,
+        "image": deployment.engine_image,
         "args": build_arguments(deployment, source),
-        "env": build_environment(spec.engine),
+        "env": build_environment(deployment),
         "ports": [{"name": "http", "containerPort": names.PORT_ENGINE, "protocol": "TCP"}],
         "resources": _build_resources(deployment),
         # While it loads nothing listens, so looking each second costs nothing and finds the first healthy one soon.
@@ -129,73 +133,18 @@ def _build_engine(deployment: LLMDeployment, source: Source) -> Manifest:
             "timeoutSeconds": 10,
             "failureThreshold": 30,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP_SECONDS}}},
-        "securityContext": _build_security(),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "securityContext": build_container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  a mount of its own
-            {"name": "home", "mountPath": HOME},
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  a mount of its own
-            *(
-                [{"name": "models", "mountPath": MODELS_PATH, "readOnly": True}]
-                if source.type is not SourceType.FILE
-                else []
-            ),
-        ],
-    }
-
-
-def _build_fetcher(deployment: LLMDeployment, settings: BuildSettings) -> Manifest:
-    model = deployment.spec.model
-    return {
-        "name": CONTAINER_FETCH,
-        "image": settings.image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "args": ["fetch", model.source, "--to", FETCHED_PATH],
-        "env": [
-            {"name": "HOME", "value": HOME},
-            {"name": "HF_ENDPOINT", "value": settings.hub_endpoint},
-            *(
-                [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": model.secret_name, "key": "token"}}}]
-                if model.secret_name is not None
-                else []
-            ),
-        ],
-        "securityContext": _build_security(),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  a mount of its own
-            {"name": "home", "mountPath": HOME},
-            {"name": "models", "mountPath": MODELS_PATH},
-        ],
+        "volumeMounts": build_engine_mounts(deployment, source),
     }
 
 
 def _build_resources(deployment: LLMDeployment) -> Manifest:
-    resources = deployment.spec.resources
-    accelerator = deployment.spec.accelerator
-    name = accelerator.resource_name or _RESOURCE_NAMES[accelerator.vendor]
-    devices = {name: str(deployment.spec.parallelism.tensor)} if name is not None else {}
+    spec = deployment.spec
+    name, resources = find_resource(spec), spec.resources
+    devices = {name: str(spec.accelerators_per_pod)} if name is not None else {}
     memory = {"memory": resources.memory} if resources.memory is not None else {}
     requests = {**({"cpu": resources.cpu} if resources.cpu is not None else {}), **memory, **devices}
     limits = {**memory, **devices}
     return {**({"requests": requests} if requests else {}), **({"limits": limits} if limits else {})}
-
-
-def _build_models_volume(source: Source) -> list[Manifest]:
-    match source.type:
-        case SourceType.HUB:
-            return [{"name": "models", "emptyDir": {}}]
-        case SourceType.CLAIM:
-            return [{"name": "models", "persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}]
-        case SourceType.FILE:
-            return []
-
-
-def _build_security() -> Manifest:
-    """What the `restricted` pod security profile asks of a container, and a root file system that stays as it is."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-    }

@@ -1,0 +1,176 @@
+"""`spec.scaling`: how many replicas Lull keeps."""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+from typing import Annotated
+
+from pydantic import Field
+
+from lull.api.base import LIST_ATOMIC, ApiModel, Duration, Rule
+from lull.api.quantities import parse_duration
+
+
+@unique
+class PolicyType(StrEnum):
+    PODS = "Pods"
+    PERCENT = "Percent"
+
+
+@unique
+class SelectPolicy(StrEnum):
+    MAX = "Max"
+    MIN = "Min"
+    DISABLED = "Disabled"
+
+
+class TargetSpec(ApiModel):
+    queue_length: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description=(
+                "Requests per replica that may wait (held at the gateway, or queued in the engines) on top of the "
+                "inFlight that it works on; more add a replica. Immediate."
+            ),
+        ),
+    ] = 4
+    in_flight: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=100_000,
+            description=(
+                "Requests in flight per replica. Default: four fifths of engine.maxNumSeqs, or 32 where that is not "
+                "set. Immediate."
+            ),
+        ),
+    ] = None
+
+
+class ScheduleSpec(ApiModel):
+    rules = (
+        Rule(
+            "duration(self.duration) >= duration('1m') && duration(self.duration) <= duration('168h')",
+            lambda schedule: 60 <= parse_duration(schedule.duration) <= 168 * 3600,
+            "duration must be between 1m and 168h",
+        ),
+    )
+
+    cron: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9A-Za-z*/,#L-]+( [0-9A-Za-z*/,#L-]+){4}$",
+            max_length=128,
+            description='When it begins: minute, hour, day of month, month, day of week, as in "0 8 * * 1-5". Immediate.',
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$",
+            max_length=64,
+            description="Time zone that cron is read in, such as Europe/Berlin. Immediate.",
+        ),
+    ] = "UTC"
+    duration: Annotated[Duration, Field(description="How long it lasts, between 1m and 168h. Immediate.")]
+    min_replicas: Annotated[int, Field(ge=1, le=1000, description="Fewest replicas while it lasts. Immediate.")]
+
+
+class ScalingPolicy(ApiModel):
+    type: Annotated[PolicyType, Field(description="Whether value counts Pods or is a Percent of what runs. Immediate.")]
+    value: Annotated[int, Field(ge=1, le=1000, description="Most change within periodSeconds. Immediate.")]
+    period_seconds: Annotated[int, Field(ge=1, le=1800, description="Time over which it is counted. Immediate.")]
+
+
+class ScaleUpRules(ApiModel):
+    stabilization_window_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3600,
+            description="For how long more replicas must be recommended before they are added, in seconds. Immediate.",
+        ),
+    ] = 0
+    select_policy: Annotated[
+        SelectPolicy,
+        Field(description="Which of the policies counts: the one with most change, with least, or no change at all."),
+    ] = SelectPolicy.MAX
+    policies: Annotated[
+        list[ScalingPolicy],
+        Field(
+            max_length=8,
+            description="Limits on how fast replicas are added. Default: none. Immediate.",
+            json_schema_extra=LIST_ATOMIC,
+        ),
+    ] = []
+
+
+class ScaleDownRules(ApiModel):
+    stabilization_window_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3600,
+            description="For how long fewer replicas must be recommended before they go, in seconds. Immediate.",
+        ),
+    ] = 300
+    select_policy: Annotated[
+        SelectPolicy,
+        Field(description="Which of the policies counts: the one with most change, with least, or no change at all."),
+    ] = SelectPolicy.MAX
+    policies: Annotated[
+        list[ScalingPolicy],
+        Field(
+            max_length=8,
+            description="Limits on how fast replicas are removed. Default: none. Immediate.",
+            json_schema_extra=LIST_ATOMIC,
+        ),
+    ] = []
+
+
+class BehaviorSpec(ApiModel):
+    scale_up: Annotated[ScaleUpRules, Field(description="Rules for adding replicas.")] = ScaleUpRules()
+    scale_down: Annotated[ScaleDownRules, Field(description="Rules for removing replicas.")] = ScaleDownRules()
+
+
+class ScalingSpec(ApiModel):
+    rules = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            lambda scaling: scaling.min_replicas <= scaling.max_replicas,
+            "minReplicas must not be greater than maxReplicas",
+        ),
+        Rule(
+            "self.schedules.all(schedule, schedule.minReplicas <= self.maxReplicas)",
+            lambda scaling: all(schedule.min_replicas <= scaling.max_replicas for schedule in scaling.schedules),
+            "a schedule's minReplicas must not be greater than maxReplicas",
+        ),
+    )
+
+    min_replicas: Annotated[
+        int, Field(ge=0, le=1000, description="Fewest replicas; 0 lets the model sleep when nobody asks. Immediate.")
+    ] = 0
+    max_replicas: Annotated[int, Field(ge=1, le=1000, description="Most replicas. Immediate.")] = 8
+    target: Annotated[TargetSpec, Field(description="Load that one replica should carry.")] = TargetSpec()
+    idle_after: Annotated[
+        Duration,
+        Field(
+            description=(
+                "Time without demand after which the last replica goes, counted from the later of the last request "
+                "and the pod's becoming ready. Immediate."
+            )
+        ),
+    ] = "10m"
+    schedules: Annotated[
+        list[ScheduleSpec],
+        Field(
+            max_length=16,
+            description="Times at which more than minReplicas are kept. Default: none. Immediate.",
+            json_schema_extra=LIST_ATOMIC,
+        ),
+    ] = []
+    behavior: Annotated[
+        BehaviorSpec, Field(description="How fast recommendations are followed, in the words of autoscaling/v2.")
+    ] = BehaviorSpec()

@@ -1,0 +1,44 @@
+"""`lull lint FILE…`: what a cluster would refuse or silently drop, by file and line, without a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from lull.cli.render import read_build_settings
+from lull.core.linting import Finding, Severity, lint
+from lull.core.manifests import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from lull.api.llmdeployment import LLMDeployment
+
+
+def run(files: Iterable[Path], *, output: str, strict: bool) -> int:
+    """Print the findings of each file; 1 where there is an error (with `strict` also a warning), else 0."""
+    settings = read_build_settings()
+
+    def check(deployment: LLMDeployment) -> None:
+        build(deployment, settings)
+
+    found: list[tuple[str, Finding]] = []
+    for file in files:
+        try:
+            text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            print(f"lull lint: {file}: {error}", file=sys.stderr)
+            return 1
+        found += [(str(file), finding) for finding in lint(text, check=check)]
+    if output == "json":
+        print(json.dumps([{"file": name, **asdict(finding)} for name, finding in found], indent=2))
+    else:
+        for name, finding in found:
+            # The form in which compilers speak: editors and CI systems make links of it.
+            where = f"{finding.where}: " if finding.where else ""
+            print(f"{name}:{finding.line}: {finding.severity}: {where}{finding.message}")
+    failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
+    return int(any(finding.severity in failing for _, finding in found))

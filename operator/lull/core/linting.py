@@ -1,0 +1,262 @@
+"""Findings on LLMDeployments in a file, each with its line: what would be refused, and what will be regretted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from lull.api import names
+from lull.api.llmdeployment import InvalidSpec, LLMDeployment, parse_llmdeployment
+from lull.api.model import CacheType
+from lull.api.schema import build_crd
+from lull.api.spec import LLMDeploymentSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lull.api.llmdeployment import Manifest
+
+Path = tuple[str | int, ...]
+
+
+@unique
+class Severity(StrEnum):
+    ERROR = "error"
+    """The API server or the operator refuses it, or drops it without a word."""
+    WARNING = "warning"
+    """It works, and is likely not what was meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    line: int
+    """Counted from 1."""
+    severity: Severity
+    where: str
+    """The field, as `spec.model.source`; empty for the document itself."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document, with the line of each of its fields."""
+
+    value: Any
+    lines: dict[Path, int]
+    twice: tuple[tuple[Path, int], ...]
+    """Keys that stand twice in one mapping: YAML takes the last, and nobody is told."""
+
+
+def lint(text: str, *, check: Callable[[LLMDeployment], None]) -> tuple[Finding, ...]:
+    """Everything that can be said of a file without a cluster, by line.
+
+    `check` raises InvalidSpec where an LLMDeployment cannot be rendered.
+    """
+    try:
+        documents = parse_documents(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return (Finding(line, Severity.ERROR, "", f"is no YAML: {error.problem or error.context}"),)
+    models = [document for document in documents if _is_model(document.value)]
+    if not models:
+        return (Finding(1, Severity.ERROR, "", f"holds no {names.KIND} of {names.API_VERSION}"),)
+    found = [finding for model in models for finding in _lint_model(model, check)]
+    return tuple(sorted(found, key=lambda finding: (finding.line, finding.severity, finding.where)))
+
+
+def parse_documents(text: str) -> tuple[Document, ...]:
+    """The documents of a YAML text; MarkedYAMLError where it is none."""
+    loader = yaml.SafeLoader(text)
+    documents = []
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None  # check_node has just said so
+            lines: dict[Path, int] = {}
+            twice: list[tuple[Path, int]] = []
+            _walk(node, (), lines, twice)
+            documents.append(Document(loader.construct_document(node), lines, tuple(twice)))
+    finally:
+        loader.dispose()
+    return tuple(documents)
+
+
+def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], twice: list[tuple[Path, int]]) -> None:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            if here in lines:
+                twice.append((here, key.start_mark.line + 1))
+            lines[here] = key.start_mark.line + 1
+            _walk(value, here, lines, twice)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _walk(item, (*path, index), lines, twice)
+
+
+def _lint_model(document: Document, check: Callable[[LLMDeployment], None]) -> Iterator[Finding]:
+    def at(path: Path, severity: Severity, message: str) -> Finding:
+        known = path
+        while known not in document.lines and known:
+            known = known[:-1]
+        return Finding(document.lines[known], severity, render_path(path), message)
+
+    for path, line in document.twice:
+        yield Finding(line, Severity.ERROR, render_path(path), "stands twice; only the last one counts")
+    for path in _unknown(document.value, _SCHEMA, ()):
+        known = ", ".join(sorted(_fields(_SCHEMA, path[:-1])))
+        yield at(path, Severity.ERROR, f"is no field of an {names.KIND}; there are: {known}")
+    if document.value["apiVersion"] != names.API_VERSION:
+        yield at(("apiVersion",), Severity.ERROR, f"is not {names.API_VERSION}")
+    if "status" in document.value:
+        yield at(("status",), Severity.WARNING, "is written by Lull; leave it out")
+    problems = list(_problems(document.value, check))
+    for path, message in problems:
+        yield at(path, Severity.ERROR, message)
+    if not problems:
+        for path, message in _doubts(document):
+            yield at(path, Severity.WARNING, message)
+
+
+def _problems(manifest: Manifest, check: Callable[[LLMDeployment], None]) -> Iterator[tuple[Path, str]]:
+    try:
+        LLMDeploymentSpec.model_validate(manifest.get("spec") or {})
+    except ValidationError as error:
+        messages: dict[Path, str] = {}
+        for problem in error.errors(include_url=False, include_input=False):
+            path = _fitting(("spec", *problem["loc"]), _SCHEMA)
+            # A pattern tells nobody what to write; the description does. It stands for all types of a union, too.
+            if problem["type"] == "string_pattern_mismatch":
+                messages[path] = _describe(path)
+            else:
+                messages.setdefault(path, problem["msg"].removeprefix("Value error, "))
+        yield from messages.items()
+        return
+    try:
+        check(parse_llmdeployment(manifest))
+    except InvalidSpec as error:
+        path, message = _split_path(str(error))
+        yield path, message
+
+
+def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
+    deployment = parse_llmdeployment(document.value)
+    spec = deployment.spec
+    source = spec.model.source
+    if source.startswith("hf://") and "@" not in source:
+        yield (
+            ("spec", "model", "source"),
+            "names no revision: pods that start later may load other weights; add @<commit>",
+        )
+    if source.startswith("oci://") and "@sha256:" not in source:
+        yield (
+            ("spec", "model", "source"),
+            "names no digest: pods that start later may load other weights; add @sha256:…",
+        )
+    image = spec.engine.image
+    if image is not None and "@" not in image and (image.endswith(":latest") or ":" not in image.rpartition("/")[2]):
+        yield ("spec", "engine", "image"), "is no fixed version: pods that start later may run another vLLM; name a tag"
+    if spec.replicas is not None and ("spec", "scaling") in document.lines:
+        yield ("spec", "replicas"), "stops Lull's own scaling: spec.scaling has no effect beside it"
+    if spec.model.trust_remote_code:
+        yield ("spec", "model", "trustRemoteCode"), "runs code that comes with the model: pin the revision and read it"
+    if spec.resources.memory is None:
+        yield ("spec", "resources"), "sets no memory: the engine may take all of the node's and have others killed"
+    target, seqs = spec.scaling.target.in_flight, spec.engine.max_num_seqs
+    if target is not None and seqs is not None and target > seqs:
+        yield (
+            ("spec", "scaling", "target", "inFlight"),
+            f"is more than engine.maxNumSeqs ({seqs}): requests wait inside the engine before another replica is added",
+        )
+    if (
+        spec.model.cache.type is CacheType.EPHEMERAL
+        and spec.scaling.max_replicas >= _MANY
+        and source.startswith("hf://")
+    ):
+        count = spec.scaling.max_replicas
+        yield (
+            ("spec", "model", "cache"),
+            f"is Ephemeral: up to {count} replicas fetch the weights each; share them by type PersistentVolumeClaim",
+        )
+
+
+_MANY: Final = 20
+"""Replicas from which fetching the same weights for each of them is worth a word."""
+
+
+def _unknown(value: object, schema: Manifest, path: Path) -> Iterator[Path]:
+    """Paths of a value that the schema does not know; what stands below such a one is not looked at."""
+    if isinstance(value, dict) and "properties" in schema:
+        for key, item in value.items():
+            here = (*path, str(key))
+            if key in schema["properties"]:
+                yield from _unknown(item, schema["properties"][key], here)
+            else:
+                yield here
+    elif isinstance(value, list) and "items" in schema:
+        for index, item in enumerate(value):
+            yield from _unknown(item, schema["items"], (*path, index))
+
+
+def _fields(schema: Manifest, path: Path) -> tuple[str, ...]:
+    for part in path:
+        schema = schema["items"] if isinstance(part, int) else schema["properties"][part]
+    return tuple(schema.get("properties", ()))
+
+
+def _fitting(path: Path, schema: Manifest) -> Path:
+    """The part of a path that the schema knows; pydantic appends which type of a union it tried."""
+    for depth, part in enumerate(path):
+        if isinstance(part, int) and "items" in schema:
+            schema = schema["items"]
+        elif isinstance(part, str) and part in schema.get("properties", ()):
+            schema = schema["properties"][part]
+        elif isinstance(part, str) and "additionalProperties" in schema:
+            schema = schema["additionalProperties"]
+        else:
+            return path[:depth]
+    return path
+
+
+def _describe(path: Path) -> str:
+    schema = _SCHEMA
+    for part in path:
+        schema = (
+            schema["items"]
+            if isinstance(part, int)
+            else schema.get("properties", {}).get(part) or schema["additionalProperties"]
+        )
+    return f"is not as it must be. {schema.get('description', '')}".strip()
+
+
+def _split_path(message: str) -> tuple[Path, str]:
+    """Take the field off the front of a message such as `spec.engine.extraArgs: --port is refused`."""
+    where, colon, rest = message.partition(": ")
+    path = tuple(where.split("."))
+    if colon and path[0] in {"spec", "metadata"} and _fitting(path, _SCHEMA) == path:
+        return path, rest
+    return ("metadata", "name") if message.startswith("metadata.name") else ("spec",), message
+
+
+def render_path(path: Path) -> str:
+    """A field as users write it: `spec.placement.pools[0].name`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _is_model(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and str(value.get("apiVersion", "")).startswith(f"{names.GROUP}/")
+        and value.get("kind") == names.KIND
+    )
+
+
+_SCHEMA: Final[Manifest] = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

@@ -1,0 +1,26 @@
+"""What the operator adds to every LLMDeployment, and what its cluster can take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    image: str
+    """Image of Lull, which holds the fetcher."""
+    image_pull_policy: str
+    hub_endpoint: str
+    lull_namespace: str
+    s3_endpoint: str = ""
+    """Base URL of the S3 API; empty means Amazon's."""
+    gs_endpoint: str = ""
+    """Base URL of the Cloud Storage API; empty means Google's."""
+    oci_plain_http: str = ""
+    """Registries that are reached without TLS, separated by commas."""
+    pass_labels: tuple[str, ...] = ()
+    """Keys of labels that pods and children take over from their LLMDeployment, such as those for cost."""
+    serves_groups: bool = True
+    """Whether the cluster knows LeaderWorkerSets."""
+    serves_pod_monitors: bool = False
+    """Whether the cluster knows PodMonitors."""

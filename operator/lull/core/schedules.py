@@ -1,0 +1,87 @@
+"""`spec.scaling.schedules`: how many replicas the time of day asks for.
+
+Times are read as Debian's cron reads them: one that a change of the clock leaves out comes when the clock has
+changed, and one that it repeats comes once. A duration is time that passes, whatever clocks show meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from lull.api.llmdeployment import InvalidSpec
+from lull.api.quantities import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lull.api.scaling import ScalingSpec, ScheduleSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The schedule that asks for the most replicas now."""
+
+    replicas: int
+    cron: str
+    timezone: str
+
+
+def check_schedules(spec: ScalingSpec) -> None:
+    """InvalidSpec names each schedule whose cron or time zone cannot be read."""
+    problems = []
+    for number, schedule in enumerate(spec.schedules):
+        try:
+            _list_starts(schedule, after=0.0)
+        except _Unreadable as problem:
+            problems.append(f"spec.scaling.schedules.{number}.{problem}")
+    if problems:
+        raise InvalidSpec("; ".join(problems))
+
+
+def find_floor(schedules: Iterable[ScheduleSpec], wall: float) -> Floor | None:
+    """The highest minReplicas of the schedules that last now; `wall` is seconds since the Unix epoch.
+
+    One that cannot be read asks for nothing: the spec is refused for it, and the others still hold.
+    """
+    floors = [
+        Floor(schedule.min_replicas, schedule.cron, schedule.timezone)
+        for schedule in schedules
+        if _is_on(schedule, wall)
+    ]
+    return max(floors, key=lambda floor: floor.replicas, default=None)
+
+
+class _Unreadable(Exception):  # noqa: N818  becomes the end of a sentence
+    """Which field of a schedule cannot be read, and what to write."""
+
+
+def _is_on(schedule: ScheduleSpec, wall: float) -> bool:
+    """Whether it began within its duration before now."""
+    earliest = wall - parse_duration(schedule.duration)
+    try:
+        starts = _list_starts(schedule, after=earliest)
+    except _Unreadable:
+        return False
+    # Instants, as datetimes of one zone compare by what the clock shows. Where it shows an hour twice, the first start
+    # to be listed can be the one before.
+    return next((at <= wall for start in starts if (at := start.timestamp()) > earliest), False)
+
+
+def _list_starts(schedule: ScheduleSpec, *, after: float) -> CronSim:
+    """Every start, from about a time on."""
+    try:
+        # Read from the machine, or from the package tzdata, once per process.
+        zone = ZoneInfo(schedule.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        message = f"timezone: {schedule.timezone!r} is no time zone: write for example Europe/Berlin or UTC"
+        raise _Unreadable(message) from error
+    try:
+        return CronSim(schedule.cron, datetime.fromtimestamp(after, zone))
+    except CronSimError as error:
+        message = f'cron: {schedule.cron!r} is no time ({error}): write for example "0 8 * * 1-5"'
+        raise _Unreadable(message) from error
