@@ -43,7 +43,7 @@ from tests.fakes.gateway import FakeGateway, serve_gateway
 from tests.integration.conftest import ROOT, ApiServer, start_apiserver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from lull.api.llmdeployment import Manifest
 
@@ -125,25 +125,20 @@ class Scene:
     """The operator's own."""
     observed: set[str] = field(default_factory=set)
     """Names of LLMDeployments whose status is about their present spec and says that they are ready."""
-    replicas: dict[str, int] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """Know the statuses and the replica counts while the block runs."""
+        """Know the statuses while the block runs."""
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(reflect(self.kube, LLMDEPLOYMENTS, self._take_status, trim=_trim)),
-                group.create_task(reflect(self.kube, DEPLOYMENTS, self._take_replicas, trim=_trim)),
-            ]
+            task = group.create_task(reflect(self.kube, LLMDEPLOYMENTS, self._take_status, trim=_trim))
             yield
-            for task in tasks:
-                task.cancel()
+            task.cancel()
 
-    async def until(self, is_there: Callable[[], bool], *, within: float) -> None:
-        """Wait for what the watches tell."""
-        async with asyncio.timeout(within):
-            while not is_there():
+    async def until_observed(self) -> None:
+        """Wait until every status says what it should."""
+        async with asyncio.timeout(60 + 10 * SECONDS_EACH * self.size):
+            while len(self.observed) < self.size:
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -209,10 +204,6 @@ class Scene:
             self.observed.discard(name)
         self.changed.set()
 
-    def _take_replicas(self, event: WatchEvent) -> None:
-        self.replicas[event.object["metadata"]["name"]] = event.object["spec"]["replicas"]
-        self.changed.set()
-
 
 async def _create(scene: Scene, operator: Operator) -> list[Claim]:
     """From the first request of whoever creates them to the last status."""
@@ -222,7 +213,7 @@ async def _create(scene: Scene, operator: Operator) -> list[Claim]:
     began = time.monotonic()
     await _create_all(scene)
     created = time.monotonic()
-    await scene.until(lambda: len(scene.observed) == scene.size, within=20 + 10 * SECONDS_EACH * scene.size)
+    await scene.until_observed()
     took = time.monotonic() - began
     spent = operator.read_seconds() - seconds
     requests = await scene.count_requests() - before
@@ -268,7 +259,7 @@ async def _restart(scene: Scene) -> list[Claim]:
     )
     began = time.monotonic()
     async with scene.operating() as operator:
-        await scene.until(lambda: scene.replicas[f"{changed}-default"] == 2, within=120)
+        await _until_scaled(scene.kube, f"{changed}-default", 2)
         decided = time.monotonic() - began
         await _until_idle(operator)
         settled = time.monotonic() - began
@@ -282,6 +273,12 @@ async def _restart(scene: Scene) -> list[Claim]:
             f"{subject}: other objects that the restart changed", len(moved - {changed, f"{changed}-default"}), 0, "", 1
         ),
     ]
+
+
+async def _until_scaled(kube: Kube, name: str, replicas: int) -> None:
+    async with asyncio.timeout(120):
+        while (await kube.get(DEPLOYMENTS, NAMESPACE, name) or {})["spec"]["replicas"] != replicas:
+            await asyncio.sleep(0.1)
 
 
 async def _create_all(scene: Scene) -> None:
@@ -323,7 +320,11 @@ async def _read_metrics(operator: Operator) -> dict[str, float]:
 
 def _install(apiserver: ApiServer) -> None:
     apiserver.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "llmdeployments.lull.dev.yaml"))
-    apiserver.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.lull.dev", "--timeout=30s")
+    # The schema reaches discovery a moment after it was taken.
+    deadline = time.monotonic() + 60
+    while "KIND:" not in apiserver.kubectl("explain", "llmdeployment", check=False):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def _write_kubeconfig(apiserver: ApiServer, folder: Path) -> Path:

@@ -65,6 +65,8 @@ class Options:
     runtime_lora: bool
     startup: float
     exit_after_startup: int | None
+    eat_memory: int
+    """MiB that are taken once it has started up, as weights that do not fit would be."""
     place: Place
     behaviour: Behaviour
 
@@ -112,6 +114,7 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
         sim(name.replace("_", "-"), _flag if isinstance(default, bool) else type(default), default)
     sim("startup", float, 0.0)
     sim("exit-after-startup", int, None)
+    sim("eat-memory", int, 0)
 
     given, _ = parser.parse_known_args(list(_dashed(arguments)))
     model = given.model_tag or given.model or "sim"
@@ -135,6 +138,7 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
         runtime_lora=_flag(environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0")),
         startup=given.sim_startup,
         exit_after_startup=given.sim_exit_after_startup,
+        eat_memory=given.sim_eat_memory,
         place=Place(
             nodes=given.nnodes,
             rank=given.node_rank,

@@ -85,6 +85,10 @@ class Server:
 
     # ------------------------------------------------------------------ life
 
+    def eat(self) -> None:
+        """Take memory and keep it; written to, so that it is really taken."""
+        self._eaten = b"\1" * (self.options.eat_memory << 20)
+
     async def drive(self) -> None:
         """Hand out tokens as they come due, for as long as the engine core lives."""
         while True:
@@ -658,6 +662,7 @@ async def serve(options: Options) -> int:
         with suppress(TimeoutError):
             async with asyncio.timeout(options.startup):
                 await terminated.wait()
+        server.eat()
         code = 0 if terminated.is_set() else _start_failure(options)
         if not terminated.is_set() and code == 0:
             whole = group.create_task(_enter_group(stack, server))

@@ -31,7 +31,6 @@ OPERATOR = {
     ("lull.dev", "llmdeployments/status", "patch"),
     *((*child, verb) for child in CHILDREN for verb in CHILD),
     ("apps", "deployments/scale", "patch"),
-    ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", "patch"),
     *(("", "pods", verb) for verb in READ),
     *(("", "events", verb) for verb in ("create", "patch")),
 }

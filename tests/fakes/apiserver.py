@@ -28,9 +28,12 @@ class FakeApiServer:
     is_stuck: bool = False
     is_curt: bool = False
     """Each watch ends, well, as soon as it has begun."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Collections that are answered with this HTTP status."""
     watches: int = 0
     writes: list[tuple[str, str]] = field(default_factory=list)
     _log: list[tuple[int, str, str, Manifest]] = field(default_factory=list)
+    _cuts: int = 0
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def put(self, collection: str, manifest: Manifest) -> Manifest:
@@ -54,11 +57,25 @@ class FakeApiServer:
             self._log.append((self.version, collection, "DELETED", gone))
             self._changed.notify_all()
 
+    async def cut(self) -> None:
+        """End all watches, in good order."""
+        async with self._changed:
+            self._cuts += 1
+            self._changed.notify_all()
+
+    async def hide(self, collection: str, name: str) -> None:
+        """Delete an object and tell no watch of it."""
+        async with self._changed:
+            self.version += 1
+            del self.objects[collection][name]
+
     async def answer(self, request: web.Request) -> web.StreamResponse:
         while self.is_stuck:  # noqa: ASYNC110  a test's switch
             await asyncio.sleep(0.01)
         if self.is_gone:
             return web.json_response({"code": 503, "message": "gone"}, status=503)
+        if request.path in self.refused:
+            return web.json_response({"code": self.refused[request.path]}, status=self.refused[request.path])
         if request.method != "GET":
             return await self._write(request)
         if request.query.get("watch"):
@@ -91,10 +108,13 @@ class FakeApiServer:
             return response
         since = int(request.query["resourceVersion"])
         sent = sum(version <= since for version, *_ in self._log)
+        cuts = self._cuts
         while True:
             async with self._changed:
-                while len(self._log) == sent:
+                while len(self._log) == sent and cuts == self._cuts:
                     await self._changed.wait()
+            if cuts != self._cuts:
+                return response
             news, sent = self._log[sent:], len(self._log)
             for _, collection, kind, manifest in news:
                 if collection == request.path:

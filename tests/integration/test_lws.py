@@ -12,6 +12,8 @@ import pytest
 from e2e.cluster.extras import LWS_CRD, crds
 from lull.api.llmdeployment import Manifest, parse_llmdeployment
 from lull.core.manifests.groups import build_group
+from lull.core.planning import is_scaled
+from lull.doors.kube import LEADER_WORKER_SETS, Kube
 from tests.manifests import SETTINGS, manifest
 
 _KIND = "leaderworkersets.leaderworkerset.x-k8s.io"
@@ -61,6 +63,21 @@ def test_its_scale_is_its_number_of_groups(apiserver: Any, group: Manifest, name
 
     assert scaled["spec"]["replicas"] == 3
     assert again["spec"]["replicas"] == 3
+
+
+async def test_the_autoscaler_takes_its_number_of_groups_over(
+    apiserver: Any, kube: Kube, group: Manifest, namespace: str
+) -> None:
+    name = _apply(apiserver, {**group, "spec": {"replicas": 0, **group["spec"]}})["metadata"]["name"]
+
+    await kube.scale(LEADER_WORKER_SETS, namespace, name, replicas=2)
+    scaled = await kube.get(LEADER_WORKER_SETS, namespace, name)
+    again = _apply(apiserver, group)
+
+    assert scaled is not None
+    assert is_scaled(scaled)
+    assert scaled["spec"]["replicas"] == 2
+    assert again["spec"]["replicas"] == 2
 
 
 @pytest.mark.parametrize("member", ["leaderTemplate", "workerTemplate"])

@@ -21,16 +21,18 @@ paces = st.builds(
     st.sampled_from([SelectPolicy.MAX, SelectPolicy.MIN]),
     st.lists(
         st.builds(
-            ScalingPolicy, type=st.sampled_from(PolicyType), value=st.integers(1, 50), period_seconds=st.integers(1, 9)
+            lambda kind, value, period: ScalingPolicy(type=kind, value=value, period_seconds=period),
+            st.sampled_from(PolicyType),
+            st.integers(1, 50),
+            st.integers(1, 9),
         ),
         max_size=2,
     ).map(tuple),
 )
 schedules = st.builds(
-    ScheduleSpec,
-    cron=st.sampled_from(["* * * * *", "*/2 * * * *", "0 8 * * 1-5"]),
-    duration=st.just("1m"),
-    min_replicas=st.integers(1, 20),
+    lambda cron, replicas: ScheduleSpec(cron=cron, duration="1m", min_replicas=replicas),
+    st.sampled_from(["* * * * *", "*/2 * * * *", "0 8 * * 1-5"]),
+    st.integers(1, 20),
 )
 policies = st.builds(
     lambda least, more, queue, flight, idle, up, down, daily, capacity: Policy(

@@ -18,7 +18,7 @@ from lull.controller import handlers
 from lull.controller.claims import Claims
 from lull.controller.queue import KeyedQueue
 from lull.controller.reconcile import Reconciler, Surroundings
-from lull.core.manifests import BuildSettings
+from lull.core.manifests.settings import build_settings
 from lull.doors import admin, http, kube, logs, metrics
 from lull.doors.admin import Health
 from lull.doors.events import Recorder
@@ -81,14 +81,13 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     reconciler = Reconciler(
         connection,
         store=store,
-        settings=BuildSettings(
-            image=settings.image,
-            image_pull_policy=settings.image_pull_policy,
-            hub_endpoint=settings.hub_endpoint,
-            lull_namespace=settings.namespace,
-        ),
+        settings=build_settings(settings),
         surroundings=Surroundings(
-            find_conflict=claims.find_conflict, view_scaling=autoscaler.view, view_adapters=residence.view
+            find_conflict=claims.find_conflict,
+            view_scaling=autoscaler.view,
+            view_adapters=residence.view,
+            nodes_autoscaled=settings.nodes_autoscaled,
+            gateway_url=settings.gateway_url,
         ),
         recorder=recorder,
         resync_seconds=settings.resync_seconds,

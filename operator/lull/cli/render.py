@@ -11,7 +11,8 @@ import yaml
 from lull.api import names
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
 from lull.cli.yamls import render_yaml
-from lull.core.manifests import BuildSettings, build
+from lull.core.manifests import build
+from lull.core.manifests.settings import build_settings
 from lull.core.observed import Observed
 from lull.core.planning import plan
 from lull.settings import OperatorSettings
@@ -39,21 +40,10 @@ def render_file(file: Path, *, namespace: str) -> str:
     return render_yaml(child for model in models for child in _render(model, namespace))
 
 
-def read_build_settings() -> BuildSettings:
-    """What the operator would add, as the environment says."""
-    settings = OperatorSettings()
-    return BuildSettings(
-        image=settings.image,
-        image_pull_policy=settings.image_pull_policy,
-        hub_endpoint=settings.hub_endpoint,
-        lull_namespace=settings.namespace,
-    )
-
-
 def _render(model: Manifest, namespace: str) -> tuple[Manifest, ...]:
     metadata = {"namespace": namespace, **(model.get("metadata") or {})}
     try:
-        desired = build(parse_llmdeployment({**model, "metadata": metadata}), read_build_settings())
+        desired = build(parse_llmdeployment({**model, "metadata": metadata}), build_settings(OperatorSettings()))
     except InvalidSpec as error:
         raise _refuse(f"{metadata.get('name')}: {error}") from error
     return plan(desired, Observed()).apply

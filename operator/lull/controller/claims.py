@@ -10,7 +10,7 @@ from lull.core.catalogue import Catalogue, build_catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lull.api.llmdeployment import Key
+    from lull.api.llmdeployment import Key, LLMDeployment
     from lull.doors.store import Store
 
 _GATHER_SECONDS: Final = 0.1
@@ -23,6 +23,7 @@ class Claims:
     def __init__(self, store: Store, enqueue: Callable[[Key], None]) -> None:
         self._store = store
         self._enqueue = enqueue
+        self._seen: dict[Key, LLMDeployment] = {}
         self._claims: dict[Key, tuple[str, ...]] = {}
         self._catalogue = Catalogue()
         self._judging: asyncio.TimerHandle | None = None
@@ -37,6 +38,11 @@ class Claims:
     def take(self, key: Key) -> None:
         """Look at one LLMDeployment again, and soon judge all where its claim has changed."""
         deployment = self._store.find_deployment(key)
+        if deployment is self._seen.get(key):
+            return
+        self._seen.pop(key, None)
+        if deployment is not None:
+            self._seen[key] = deployment
         claim = (
             ()
             if deployment is None or deployment.deleting

@@ -10,7 +10,7 @@ import structlog
 
 from lull.core.planning import identify
 from lull.doors import metrics
-from lull.doors.kube import RESOURCES
+from lull.doors.kube import RESOURCES, Conflict, Transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lull.doors.kube import Kube
 
 log = structlog.get_logger(__name__)
+
+
+class NameTaken(Transient):
+    """An object of a new child's name exists already."""
 
 
 class Executor:
@@ -36,15 +40,19 @@ class Executor:
         self._applied: dict[Key, dict[Identity, tuple[str, str]]] = {}
 
     async def execute(self, key: Key, plan: Plan, observed: Observed) -> bool:
-        """Carry a plan out; whether that changed anything."""
+        """Carry a plan out; whether that changed anything. NameTaken leaves no new child, thus nothing half-built."""
         has_changed = bool(plan.delete)
         looks = {identify(child): _look(child) for child in (*observed.workloads, *observed.others)}
         applied = self._applied.setdefault(key, {})
+        born: list[Manifest] = []
         for manifest in plan.apply:
             identity, digest = identify(manifest), _digest(manifest)
             if identity in looks and applied.get(identity) == (looks[identity], digest):
                 continue
-            answer = await self._kube.apply(manifest, force=identity not in plan.yielding)
+            force = identity not in plan.yielding
+            answer = await (
+                self._kube.apply(manifest, force=force) if identity in looks else self._bear(manifest, born)
+            )
             self._learn(answer)
             look = _look(answer)
             applied[identity] = (look, digest)
@@ -53,14 +61,25 @@ class Executor:
                 metrics.APPLIED.labels(manifest["kind"]).inc()
                 log.info("applied", key=str(key), kind=identity[0], name=identity[1])
         for manifest in plan.delete:
-            metadata = manifest["metadata"]
-            await self._kube.delete(
-                RESOURCES[manifest["kind"]], metadata["namespace"], metadata["name"], uid=metadata["uid"]
-            )
+            await self._delete(manifest)
             applied.pop(identify(manifest), None)
-            metrics.DELETED.labels(manifest["kind"]).inc()
-            log.info("deleted", key=str(key), kind=manifest["kind"], name=metadata["name"])
+            log.info("deleted", key=str(key), kind=manifest["kind"], name=manifest["metadata"]["name"])
         return has_changed
+
+    async def _bear(self, manifest: Manifest, born: list[Manifest]) -> Manifest:
+        """Create a child; where its name is taken, take back those born before it."""
+        try:
+            born.append(await self._kube.apply_new(manifest))
+        except Conflict as error:
+            for child in born:
+                await self._delete(child)
+            raise NameTaken(str(error)) from error
+        return born[-1]
+
+    async def _delete(self, child: Manifest) -> None:
+        metadata = child["metadata"]
+        await self._kube.delete(RESOURCES[child["kind"]], metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        metrics.DELETED.labels(child["kind"]).inc()
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an LLMDeployment that is gone."""

@@ -19,23 +19,28 @@ if TYPE_CHECKING:
 
 def snapshot(store: Store, deployment: LLMDeployment) -> Observed:
     """The children with our label that this very LLMDeployment controls, and its engine pods."""
+    pods: dict[str, list[Manifest]] = {names.COMPONENT_ENGINE: [], names.COMPONENT_WORKER: []}
+    for pod in store.list_pods(deployment.key):
+        pods.get(pod["metadata"]["labels"].get(names.LABEL_COMPONENT), []).append(pod)
     return Observed(
         workloads=store.list_workloads(deployment),
-        pods=tuple(
-            pod
-            for pod in store.list_pods(deployment.key)
-            if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
-        ),
+        pods=tuple(pods[names.COMPONENT_ENGINE]),
+        workers=tuple(pods[names.COMPONENT_WORKER]),
         others=store.list_others(deployment),
     )
 
 
-async def observe(kube: Kube, store: Store, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> Observed:
+async def observe(
+    kube: Kube, store: Store, deployment: LLMDeployment, desired: tuple[Manifest, ...], *, is_wary: bool
+) -> Observed:
     """The snapshot to plan from.
 
     What is desired and not in the store is looked up by name: a label may have been lost, and a name may be taken.
+    Not so where there is no child at all and nothing makes us wary: then all are new, or creating them tells.
     """
     observed = snapshot(store, deployment)
+    if not (is_wary or observed.workloads or observed.others):
+        return observed
     namesakes = await _find_namesakes(kube, desired, observed)
     for namesake in namesakes:
         _wait_for_predecessor(namesake, deployment)

@@ -75,9 +75,13 @@ def identify(manifest: Manifest) -> Identity:
 
 
 def is_scaled(workload: Manifest) -> bool:
-    """Whether the autoscaler has taken over the replica count of a workload."""
+    """Whether the autoscaler has taken over the replica count of a workload.
+
+    It does so through /scale, or on the object itself where that is a custom resource, whose /scale takes no apply.
+    """
+    subresource = "scale" if workload["kind"] == "Deployment" else None
     return any(
-        entry.get("manager") == names.MANAGER_AUTOSCALER and entry.get("subresource") == "scale"
+        entry.get("manager") == names.MANAGER_AUTOSCALER and entry.get("subresource") == subresource
         for entry in workload["metadata"].get("managedFields", ())
     )
 

@@ -22,7 +22,7 @@ REMEDIES: Final = {
     ),
     Reason.ACCELERATORS_EXCEED_NODES: (
         "Lower spec.parallelism, spread a replica over nodes with spec.accelerator.nodesPerReplica, or add larger nodes "
-        "(where nodes are added by themselves: nodes.autoscaled in the chart)."
+        "(where nodes are added by themselves, set nodesAutoscaled in the chart)."
     ),
     Reason.NO_MATCHING_NODE: (
         "Replicas wait there until such a node comes; else change spec.placement.pools, spec.accelerator or "

@@ -105,7 +105,7 @@ def find_unready(deployment: LLMDeployment, observed: Observed) -> tuple[Manifes
     Pods of an earlier revision are on their way out, whatever is wrong with them. A pod that its node put out stays
     as a witness until one that came after it is ready.
     """
-    pods = [pod for pod in (*observed.pods, *observed.workers) if "deletionTimestamp" not in pod["metadata"]]
+    pods = [pod for pod in observed.members if "deletionTimestamp" not in pod["metadata"]]
     outdated = {pod["metadata"]["name"] for pod in find_outdated(deployment, pods)}
     current = [pod for pod in pods if pod["metadata"]["name"] not in outdated]
     ready_since = max((_created(pod) for pod in current if exists(pod) and is_ready(pod)), default="")

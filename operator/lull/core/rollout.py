@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PATIENCE: Final = 15.0
 """Seconds that a surge replica may look for accelerators: those of a pod that has just ended are free a moment later."""
 
+_OF_CPU: Final = ("cpu", "memory")
+"""What a replica without accelerators computes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
@@ -58,17 +61,16 @@ def choose_strategy(
     if read_strategy(workload) == IN_PLACE:
         # The free accelerators that there are now came from a replica that ended; surging again would take turns.
         return IN_PLACE
-    lacking = [_lacks_accelerators_since(pod, find_resource(deployment.spec)) for pod in successors]
+    lacking = [_lacks_room_since(pod, deployment) for pod in successors]
     return IN_PLACE if any(since is not None and now - since >= PATIENCE for since in lacking) else wanted
 
 
 def find_next_look(deployment: LLMDeployment, observed: Observed, *, now: float) -> float | None:
     """Seconds until a strategy may change with nothing but time; None where it does not."""
-    resource = find_resource(deployment.spec)
     waits = [
         since + PATIENCE - now
         for pod in observed.members
-        if (since := _lacks_accelerators_since(pod, resource)) is not None and now - since < PATIENCE
+        if (since := _lacks_room_since(pod, deployment)) is not None and now - since < PATIENCE
     ]
     return min(waits, default=None)
 
@@ -115,13 +117,15 @@ def _part_pods(
     )
 
 
-def _lacks_accelerators_since(pod: Manifest, resource: str | None) -> float | None:
-    """Since when the scheduler finds no node with accelerators for a pod; None where it finds one, or lacks more."""
-    if resource is None or "deletionTimestamp" in pod["metadata"]:
+def _lacks_room_since(pod: Manifest, deployment: LLMDeployment) -> float | None:
+    """Since when the scheduler finds no node with accelerators for a pod; None where it does, or they are not lacking."""
+    if "deletionTimestamp" in pod["metadata"]:
         return None
+    resource = find_resource(deployment.spec)
+    lacks = tuple(f"Insufficient {name}" for name in ((resource,) if resource is not None else _OF_CPU))
     for condition in (pod.get("status") or {}).get("conditions") or ():
         is_unschedulable = condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable"
-        began = condition.get("lastTransitionTime")
-        if is_unschedulable and began and f"Insufficient {resource}" in condition.get("message", ""):
+        began, message = condition.get("lastTransitionTime"), condition.get("message", "")
+        if is_unschedulable and began and any(lack in message for lack in lacks):
             return parse_timestamp(began)
     return None

@@ -40,6 +40,8 @@ WATCH_SILENCE: Final = 70.0
 WATCH_LEAST: Final = 1.0
 """A watch that ends sooner counts as a failure, however well it ended."""
 LIST_LIMIT: Final = 500
+_NO_VERSION: Final = "1"
+"""A resource version that no object ever has: the API server itself took it at its very beginning."""
 RELIST_MOST: Final = 5.0
 """Longest pause between tries to reach an API server that is away: so late at most is its return noticed."""
 
@@ -92,6 +94,10 @@ RESOURCES: Final = {
 
 class Transient(Exception):  # noqa: N818  one of the three failures: retry with back-off
     """The request may succeed later: a time-out, a lost connection, 409, 429 or 5xx."""
+
+
+class Conflict(Transient):
+    """Somebody else was faster, or holds what we want: 409."""
 
 
 class Gone(Transient):
@@ -193,7 +199,7 @@ class Kube:
     ) -> Manifest:
         """Server-side apply of the full object; an unchanged apply changes no resource version.
 
-        Without force, a field that another manager holds at another value is Transient (409).
+        Without force, a field that another manager holds at another value is a Conflict.
         """
         resource = RESOURCES[manifest["kind"]]
         metadata = manifest["metadata"]
@@ -203,6 +209,15 @@ class Kube:
             query={"fieldManager": manager, "force": "true" if force else "false"},
             body=manifest,
             content_type="application/apply-patch+yaml",
+        )
+
+    async def apply_new(self, manifest: Manifest) -> Manifest:
+        """Server-side apply of an object that must not exist yet; Conflict where one of its name does.
+
+        A plain apply would merge into whatever bears the name.
+        """
+        return await self.apply(
+            {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": _NO_VERSION}}, force=False
         )
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
@@ -230,18 +245,21 @@ class Kube:
         )
 
     async def scale(self, resource: Resource, namespace: str, name: str, *, replicas: int) -> None:
-        """Set the replica count through /scale, as its one writer.
+        """Set the replica count, as its one writer.
 
         Applied rather than updated, so that the autoscaler owns the field even where the number does not
-        change; the reconciler's applies then leave it alone.
+        change; the reconciler's applies then leave it alone. Through /scale, except where that belongs to a custom
+        resource: the API server cannot apply those, so theirs is applied on the object, and nothing but it.
         """
+        path = _path(resource, namespace, name)
+        is_custom = resource is not DEPLOYMENTS
         await self._request(
             "PATCH",
-            _path(resource, namespace, name) + "/scale",
+            path if is_custom else f"{path}/scale",
             query={"fieldManager": names.MANAGER_AUTOSCALER, "force": "true"},
             body={
-                "apiVersion": "autoscaling/v1",
-                "kind": "Scale",
+                "apiVersion": resource.api_version if is_custom else "autoscaling/v1",
+                "kind": resource.kind if is_custom else "Scale",
                 "metadata": {"namespace": namespace, "name": name},
                 "spec": {"replicas": replicas},
             },
@@ -469,7 +487,9 @@ def _failure(status: int, content: bytes) -> Exception:
         message = content[:200].decode("utf-8", "replace")
     if status == 410:
         return Gone(message)
-    if status in {408, 409, 429} or status >= 500:
+    if status == 409:
+        return Conflict(f"{status}: {message}")
+    if status in {408, 429} or status >= 500:
         return Transient(f"{status}: {message}")
     return Refused(status, message)
 

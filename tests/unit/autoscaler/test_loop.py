@@ -108,10 +108,11 @@ def workload(replicas: int, *, owned: bool = True, pool: str = "default", uid: s
 
 
 def group(replicas: int) -> Manifest:
+    like = workload(replicas)
     return {
-        **workload(replicas),
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
         "kind": "LeaderWorkerSet",
+        "metadata": {**like["metadata"], "managedFields": [{"manager": "lull-autoscaler"}]},
         "spec": {"replicas": replicas},
     }
 
@@ -364,8 +365,9 @@ async def test_scales_groups_and_counts_them_by_their_leaders() -> None:
 
         await scene.autoscaler.scale(KEY)
 
-        assert scene.server.writes == [("PATCH", f"{SETS}/m-default/scale")]
-        assert scene.written() == [("m-default", 0)]
+        # On the object: a custom resource's /scale takes no apply.
+        assert scene.server.writes == [("PATCH", f"{SETS}/m-default")]
+        assert scene.server.objects[SETS]["m-default"]["spec"] == {"replicas": 0}
 
 
 async def test_splits_what_a_person_set() -> None:

@@ -19,8 +19,10 @@ A, B = Key("default", "a"), Key("default", "b")
 
 
 @asynccontextmanager
-async def working(work: Callable[[Key], Awaitable[float | None]], *, workers: int = 2) -> AsyncIterator[KeyedQueue]:
-    queue = KeyedQueue("test")
+async def working(
+    work: Callable[[Key], Awaitable[float | None]], *, workers: int = 2, settle: float = 0.0
+) -> AsyncIterator[KeyedQueue]:
+    queue = KeyedQueue("test", settle_seconds=settle)
     running = asyncio.ensure_future(queue.run(work, workers=workers, on_alive=lambda _: None))
     try:
         yield queue
@@ -112,6 +114,38 @@ async def test_news_come_before_the_time_that_the_work_asked_for() -> None:
         await asyncio.sleep(100)
 
     assert [round(later - at[0]) for later in at] == [0, 5]
+
+
+async def test_gathers_what_happens_to_a_key_within_a_while() -> None:
+    at: list[float] = []
+
+    async def work(_: Key) -> None:
+        at.append(now())
+
+    async with working(work, settle=3.0) as queue:
+        for _ in range(5):
+            queue.add(A)
+            await asyncio.sleep(1)
+        await asyncio.sleep(10)
+
+    # The first three together; none waits for ever because others follow.
+    assert [round(later - at[0]) for later in at] == [0, 3]
+
+
+async def test_what_came_during_the_work_settles_too() -> None:
+    began: list[float] = []
+
+    async def work(_: Key) -> None:
+        began.append(now())
+        await asyncio.sleep(10)
+
+    async with working(work, settle=3.0) as queue:
+        queue.add(A)
+        await asyncio.sleep(5)
+        queue.add(A)
+        await asyncio.sleep(30)
+
+    assert [round(later - began[0]) for later in began] == [0, 13]
 
 
 async def test_backs_off_further_with_each_failure_and_forgets_them_after_a_success() -> None:

@@ -5,12 +5,21 @@ from lull.core.catalogue import build_catalogue
 
 
 def deployment(
-    name: str, *, namespace: str = "team-a", created: str = "2026-01-01T00:00:00Z", aliases: tuple[str, ...] = ()
+    name: str,
+    *,
+    namespace: str = "team-a",
+    created: str = "2026-01-01T00:00:00Z",
+    aliases: tuple[str, ...] = (),
+    adapters: tuple[str, ...] = (),
 ) -> LLMDeployment:
+    items = [{"name": adapter, "source": f"hf://org/{adapter}"} for adapter in adapters]
     return parse_llmdeployment(
         {
             "metadata": {"namespace": namespace, "name": name, "creationTimestamp": created},
-            "spec": {"model": {"source": "hf://org/model", "aliases": list(aliases)}},
+            "spec": {
+                "model": {"source": "hf://org/model", "aliases": list(aliases)},
+                **({"adapters": {"items": items}} if adapters else {}),
+            },
         }
     )
 
@@ -63,3 +72,41 @@ def test_one_that_is_being_deleted_frees_its_names() -> None:
 
     assert catalogue.names["m"] == successor.key
     assert catalogue.conflicts == {}
+
+
+def test_an_adapter_is_a_name_of_its_own() -> None:
+    catalogue = build_catalogue([deployment("llama", adapters=("fr", "de"))])
+
+    assert catalogue.names == dict.fromkeys(("llama", "fr", "de"), Key("team-a", "llama"))
+    assert {name: item.source for name, item in catalogue.adapters.items()} == {
+        "fr": "hf://org/fr",
+        "de": "hf://org/de",
+    }
+
+
+def test_an_adapter_whose_name_is_anothers_is_lost_alone() -> None:
+    old = deployment("old", aliases=("fr",), adapters=("de",))
+    young = deployment("young", created="2026-02-01T00:00:00Z", adapters=("fr", "it", "de"))
+
+    catalogue = build_catalogue([young, old])
+
+    assert catalogue.names["fr"] == old.key
+    assert "fr" not in catalogue.adapters
+    assert catalogue.names["young"] == catalogue.names["it"] == young.key
+    assert catalogue.adapter_conflicts == {
+        young.key: {
+            "fr": '"fr" is already served by team-a/old',
+            "de": '"de" is already served by team-a/old',
+        }
+    }
+    assert catalogue.conflicts == {}
+
+
+def test_a_model_whose_name_is_an_older_ones_adapter_loses_it() -> None:
+    old = deployment("old", adapters=("fr",))
+    young = deployment("fr", created="2026-02-01T00:00:00Z", adapters=("it",))
+
+    catalogue = build_catalogue([young, old])
+
+    assert catalogue.conflicts == {young.key: '"fr" is already served by team-a/old'}
+    assert catalogue.names["it"] == young.key

@@ -4,14 +4,19 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from lull.api import names
 from lull.api.llmdeployment import Manifest
 from lull.core.manifests import BuildSettings, build
 from lull.core.observed import Observed
 from lull.core.planning import identify, plan
+from lull.core.rollout import IN_PLACE
 from tests.manifests import SETTINGS, manifest, stored
 
 SCALED: Manifest = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]}
+APPLIED: Manifest = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "operation": "Apply"}]}
+"""A custom resource's /scale takes no apply, so its count is applied on the object."""
 NEWER = BuildSettings("lull/lull:9.9.9", "Always", "https://mirror.example", "lull-system")
 
 
@@ -74,6 +79,80 @@ def test_a_new_revision_is_rendered_anew() -> None:
     applied = plan(after, _observed(before, **SCALED)).apply[-1]
 
     assert applied["spec"]["template"] == after[-1]["spec"]["template"]
+
+
+def test_a_group_keeps_the_template_that_is_there_too() -> None:
+    spec: Manifest = {"accelerator": {"nodesPerReplica": 2}, "parallelism": {"tensor": 2}}
+    before, after = _desired(**spec), _desired(NEWER, **spec)
+
+    applied = plan(after, _observed(before, **APPLIED)).apply[-1]
+
+    assert after[-1]["spec"]["leaderWorkerTemplate"] != before[-1]["spec"]["leaderWorkerTemplate"]
+    assert applied["spec"] == before[-1]["spec"]
+
+
+def test_a_replica_that_comes_to_span_nodes_changes_its_kind() -> None:
+    before = _desired()
+    after = _desired(accelerator={"nodesPerReplica": 2}, parallelism={"tensor": 2})
+    observed = _observed(before, **SCALED)
+
+    todo = plan(after, observed)
+
+    assert todo.delete == observed.workloads
+    assert todo.apply[-1]["kind"] == "LeaderWorkerSet"
+    assert todo.apply[-1]["spec"]["replicas"] == 0
+
+
+def test_replaces_pods_by_the_strategy_that_it_is_given() -> None:
+    desired = _desired()
+
+    applied = plan(desired, _observed(desired), {"llama-8b-default": IN_PLACE}).apply[-1]
+
+    assert applied["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert applied["spec"]["template"] == desired[-1]["spec"]["template"]
+
+
+def _claimed(size: str, **cache: Any) -> tuple[Manifest, ...]:
+    return _desired(
+        model={"source": "hf://org/name", "cache": {"type": "PersistentVolumeClaim", "size": size, **cache}}
+    )
+
+
+def _claim(children: tuple[Manifest, ...]) -> Manifest:
+    (claim,) = (child for child in children if child["kind"] == "PersistentVolumeClaim")
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "size"), [("1Gi", "2Gi", "2Gi"), ("2Gi", "1Gi", "2Gi"), ("1Gi", "1024Mi", "1Gi")]
+)
+def test_a_claim_grows_and_never_shrinks(before: str, after: str, size: str) -> None:
+    observed = Observed(others=(_claim(_claimed(before)),))
+
+    applied = _claim(plan(_claimed(after), observed).apply)
+
+    assert applied["spec"]["resources"]["requests"]["storage"] == size
+
+
+def test_what_a_claim_was_created_with_stays() -> None:
+    first = _claim(_claimed("1Gi", storageClassName="slow", accessMode="ReadWriteOnce"))
+
+    for later in ({}, {"storageClassName": "fast"}, {"storageClassName": "slow", "accessMode": "ReadWriteOnce"}):
+        assert _claim(plan(_claimed("1Gi", **later), Observed(others=(first,))).apply) == first
+
+
+def test_a_class_that_the_cluster_chose_is_not_taken_over() -> None:
+    born = _claim(_claimed("1Gi"))
+    defaulted = {**born, "spec": {**born["spec"], "storageClassName": "standard", "volumeName": "pv-1"}}
+
+    for later in ({}, {"storageClassName": "fast"}):
+        assert _claim(plan(_claimed("1Gi", **later), Observed(others=(defaulted,))).apply) == born
+
+
+def test_a_cache_that_nobody_uses_any_more_is_deleted() -> None:
+    claim = _claim(_claimed("1Gi"))
+
+    assert plan(_desired(), Observed(others=(claim,))).delete == (claim,)
 
 
 def test_a_broken_annotation_is_rendered_anew() -> None:

@@ -51,6 +51,16 @@ class TestPick:
 
         assert picked == [equals[0], equals[1], equals[0], equals[1]]
 
+    def test_an_adapter_is_served_by_those_that_have_it_however_busy(self) -> None:
+        idle, busy = candidate("idle"), candidate("busy", in_flight=3)
+        busy.adapters = frozenset({"fr"})
+
+        assert pick([idle, busy], Choice(slots=4, turn=0, adapter="fr"), now=1.0) is busy
+        assert pick([idle, busy], CHOICE, now=1.0) is idle
+        assert pick([idle], Choice(slots=4, turn=0, adapter="fr"), now=1.0) is None
+        assert free([idle, busy], slots=4, now=1.0, adapter="fr") == 1
+        assert free([idle, busy], slots=4, now=1.0) == 5
+
     @pytest.mark.parametrize(
         "unfit", [candidate("x", ready=False), candidate("x", in_flight=4), candidate("x", avoid_until=2.0)]
     )

@@ -17,6 +17,9 @@ WELL = {
     Reason.ROLLING_OUT,
     Reason.SETTLED,
     Reason.DELETING,
+    Reason.ADAPTERS_LOADED,
+    Reason.ADAPTERS_LOADING,
+    Reason.SPOT_RUNNING,
     Reason.SCALING,
     Reason.MANUAL,
 }

@@ -39,3 +39,31 @@ async def test_sees_again_once_watches_last() -> None:
             event = await seen.get()
         reflecting.cancel()
         assert (event.type, event.object["metadata"]["name"]) == ("ADDED", "p")
+
+
+async def test_a_list_after_the_watch_tells_what_the_watch_kept_to_itself() -> None:
+    seen: asyncio.Queue[WatchEvent] = asyncio.Queue()
+    async with serve_apiserver() as (server, url), connect_kube(url) as kube:
+        await server.put(PODS_PATH, {"metadata": {"namespace": "default", "name": "p"}})
+        reflecting = asyncio.ensure_future(reflect(kube, PODS, seen.put, relist_seconds=0))
+        async with asyncio.timeout(5):
+            assert (await seen.get()).type == "ADDED"
+            while not server.watches:  # noqa: ASYNC110  the fake API server's count
+                await asyncio.sleep(0.005)
+
+        await server.hide(PODS_PATH, "p")
+        await server.cut()
+
+        async with asyncio.timeout(5):
+            event = await seen.get()
+        reflecting.cancel()
+        assert (event.type, event.object["metadata"]["name"]) == ("DELETED", "p")
+        assert event.object["metadata"]["resourceVersion"] == str(server.version)
+
+
+async def test_ends_where_an_optional_kind_is_not_there() -> None:
+    async with serve_apiserver() as (server, url), connect_kube(url) as kube:
+        server.refused[PODS_PATH] = 404
+
+        async with asyncio.timeout(5):
+            await reflect(kube, PODS, lambda _: None, is_optional=True)

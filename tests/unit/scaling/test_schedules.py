@@ -8,7 +8,9 @@ import pytest
 
 from lull.api.llmdeployment import InvalidSpec
 from lull.api.scaling import ScalingSpec, ScheduleSpec
+from lull.core.manifests import build
 from lull.core.schedules import Floor, check_schedules, find_floor
+from tests.manifests import SETTINGS, manifest, stored
 
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
 
@@ -160,6 +162,13 @@ def test_names_what_cannot_be_read() -> None:
         "spec.scaling.schedules.2.timezone: 'Europe/Nowhere' is no time zone: write for example Europe/Berlin or UTC",
         "spec.scaling.schedules.3.cron: '0 0 31 2 *' is no time (Bad day-of-month): write for example \"0 8 * * 1-5\"",
     ]
+
+
+def test_a_spec_with_an_unreadable_schedule_makes_no_children() -> None:
+    wrong = {"cron": "0 25 * * *", "duration": "1h", "minReplicas": 1}
+
+    with pytest.raises(InvalidSpec, match=r"schedules\.0\.cron"):
+        build(stored(manifest(scaling={"schedules": [wrong]})), SETTINGS)
 
 
 @pytest.mark.parametrize("timezone", ["Europe", "leapseconds", "europe/berlin", "A//B", "A/"])

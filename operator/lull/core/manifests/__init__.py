@@ -15,6 +15,7 @@ from lull.core.manifests.metadata import build_metadata, canonical, freeze
 from lull.core.manifests.pods import build_template, common_labels, pool_labels
 from lull.core.manifests.settings import BuildSettings
 from lull.core.manifests.volumes import build_claim_spec
+from lull.core.schedules import check_schedules
 
 if TYPE_CHECKING:
     from lull.api.base import ApiModel
@@ -35,6 +36,7 @@ def build(deployment: LLMDeployment, settings: BuildSettings) -> tuple[Manifest,
     name = deployment.key.name
     if len(name) > names.NAME_LIMIT or re.match(names.NAME_PATTERN, name) is None:
         raise InvalidSpec(names.NAME_RULE)
+    check_schedules(deployment.spec.scaling)
     _check_groups(deployment, settings)
     build_workload = build_group if is_grouped(deployment) else _build_deployment
     return (

@@ -65,8 +65,8 @@ def _build_fetcher(name: str, source: str, folder: str, deployment: LLMDeploymen
     is_apart = folder.startswith(DRAFT_PATH)
     common = build_lull_container(settings)
     return {
-        **common,
         "name": name,
+        **common,
         "args": [
             "fetch",
             source,

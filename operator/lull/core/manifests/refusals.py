@@ -59,6 +59,7 @@ OWNED_FLAGS: Final = {
     "--attention-config.backend": _ATTENTION,
     "--structured-outputs-config": _STRUCTURED,
     "--structured-outputs-config.backend": _STRUCTURED,
+    "--structured-outputs-config.reasoning_parser_plugin": _CODE,
     "--speculative-config": _SPECULATIVE,
     "--speculative-config.method": _SPECULATIVE,
     "--speculative-config.model": _SPECULATIVE,
@@ -95,6 +96,8 @@ OWNED_FLAGS: Final = {
     "--logits-processors": _CODE,
     "--kv-transfer-config.kv_connector_module_path": _CODE,
     "--ec-transfer-config.ec_connector_module_path": _CODE,
+    "--log-config-file": _CODE,
+    "--logging-config.pylogging_config_file": _CODE,
     "--tool-server": _OPEN,
     "--profiler-config": _OPEN,
     "--allowed-local-media-path": "it lets clients read files of the pod",
@@ -108,6 +111,7 @@ _SHORT_FLAGS: Final = {
     "-pp": "--pipeline-parallel-size",
     "-pcp": "--prefill-context-parallel-size",
     "-dp": "--data-parallel-",
+    "-ep": "--enable-expert-parallel",
     "-sc": "--speculative-config",
     "-ac": "--attention-config",
     "-n": "--nnodes",
@@ -116,7 +120,9 @@ _SHORT_FLAGS: Final = {
 }
 _FREE_FLAGS: Final = frozenset({"--reasoning-parser"})
 """Whole flags that begin one of ours, so that they are no abbreviation of it."""
-_CODE_KEYS: Final = frozenset({"kv_connector_module_path", "ec_connector_module_path"})
+_CODE_KEYS: Final = frozenset(
+    {"kv_connector_module_path", "ec_connector_module_path", "pylogging_config_file", "reasoning_parser_plugin"}
+)
 """Keys in the JSON of a flag by which a module is loaded."""
 
 OWNED_VARIABLES: Final = {

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lull.settings import OperatorSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +28,17 @@ class BuildSettings:
     """Whether the cluster knows LeaderWorkerSets."""
     serves_pod_monitors: bool = False
     """Whether the cluster knows PodMonitors."""
+
+
+def build_settings(settings: OperatorSettings) -> BuildSettings:
+    """What an operator with these settings adds, in a cluster that lacks nothing but PodMonitors."""
+    return BuildSettings(
+        image=settings.image,
+        image_pull_policy=settings.image_pull_policy,
+        hub_endpoint=settings.hub_endpoint,
+        lull_namespace=settings.namespace,
+        s3_endpoint=settings.s3_endpoint,
+        gs_endpoint=settings.gs_endpoint,
+        oci_plain_http=settings.oci_plain_http,
+        pass_labels=tuple(label for part in settings.pass_labels.split(",") if (label := part.strip())),
+    )

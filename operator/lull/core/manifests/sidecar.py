@@ -74,8 +74,8 @@ def build_sidecar(deployment: LLMDeployment, common: Manifest) -> list[Manifest]
     has_secret = _secret_name(deployment) is not None
     return [
         {
-            **common,
             "name": CONTAINER_ADAPTERS,
+            **common,
             # An init container that goes on running: it is there before the engine, and ends after it.
             "restartPolicy": "Always",
             "args": [
