@@ -27,7 +27,7 @@ CHILDREN = (
     ("monitoring.coreos.com", "podmonitors"),
 )
 OPERATOR = {
-    *(("lull.dev", "llmdeployments", verb) for verb in ("get", *READ)),
+    *(("lull.dev", "llmdeployments", verb) for verb in READ),
     ("lull.dev", "llmdeployments/status", "patch"),
     *((*child, verb) for child in CHILDREN for verb in CHILD),
     ("apps", "deployments/scale", "patch"),

@@ -28,7 +28,11 @@ OTHER = BuildSettings(
     pass_labels=("team",),
     serves_pod_monitors=True,
 )
-WORKLOADS = {"Deployment", "LeaderWorkerSet"}
+WORKLOADS = {
+    "Deployment": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}],
+    "LeaderWorkerSet": [{"manager": names.MANAGER_AUTOSCALER}],
+}
+"""How each kind of workload shows that the autoscaler has its replica count."""
 
 
 def _build(spec: Spec, *, name: str = "llama-8b", settings: BuildSettings = SETTINGS) -> tuple[Manifest, ...]:
@@ -57,10 +61,9 @@ def _after(before: Observed, todo: Plan, *, scaled: bool) -> Observed:
     there = {
         identify(child): child for child in (*before.workloads, *before.others) if identify(child) not in deleted
     } | {identify(child): child for child in todo.apply}
-    fields = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]} if scaled else {}
     return Observed(
         workloads=tuple(
-            {**child, "metadata": {**child["metadata"], **fields}}
+            {**child, "metadata": {**child["metadata"], "managedFields": WORKLOADS[child["kind"]] if scaled else []}}
             for child in there.values()
             if child["kind"] in WORKLOADS
         ),

@@ -116,7 +116,7 @@ class Reconciler:
         if observed.foreign or (problem is not None and problem.reason in _OF_THE_CLUSTER):
             due = min(due, _SOON_SECONDS)
         looks = (find_due(observed.members, now), find_next_look(deployment, observed, now=now))
-        return min(due, *(look for look in looks if look is not None))
+        return min(due, *(look if look is not None else due for look in looks))
 
     def _read_settings(self) -> BuildSettings:
         """The settings, with what the cluster is known to serve by now."""
