@@ -7,9 +7,10 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lull.cli.render import read_build_settings
 from lull.core.linting import Finding, Severity, lint
 from lull.core.manifests import build
+from lull.core.manifests.settings import build_settings
+from lull.settings import OperatorSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def run(files: Iterable[Path], *, output: str, strict: bool) -> int:
     """Print the findings of each file; 1 where there is an error (with `strict` also a warning), else 0."""
-    settings = read_build_settings()
+    settings = build_settings(OperatorSettings())
 
     def check(deployment: LLMDeployment) -> None:
         build(deployment, settings)

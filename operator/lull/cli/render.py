@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lull.api.llmdeployment import Manifest
-    from lull.core.manifests import BuildSettings
 
 
 def render_file(file: Path, *, namespace: str) -> str:
@@ -41,15 +40,10 @@ def render_file(file: Path, *, namespace: str) -> str:
     return render_yaml(child for model in models for child in _render(model, namespace))
 
 
-def read_build_settings() -> BuildSettings:
-    """What the operator would add, as the environment says."""
-    return build_settings(OperatorSettings())
-
-
 def _render(model: Manifest, namespace: str) -> tuple[Manifest, ...]:
     metadata = {"namespace": namespace, **(model.get("metadata") or {})}
     try:
-        desired = build(parse_llmdeployment({**model, "metadata": metadata}), read_build_settings())
+        desired = build(parse_llmdeployment({**model, "metadata": metadata}), build_settings(OperatorSettings()))
     except InvalidSpec as error:
         raise _refuse(f"{metadata.get('name')}: {error}") from error
     return plan(desired, Observed()).apply

@@ -15,6 +15,7 @@ from lull.controller.observe import observe, snapshot
 from lull.core.manifests import build
 from lull.core.nodes import UNCHECKED, check_nodes
 from lull.core.planning import plan
+from lull.core.rollout import choose_strategies, find_next_look
 from lull.core.status import REMEDIES, Problem, summarize, summarize_unreadable
 from lull.core.troubles import find_due
 from lull.doors import clock, metrics
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _SOON_SECONDS: Final = 15.0
 """How soon to look again for what nobody tells: a name that has become free, a node that has come."""
+_OF_THE_CLUSTER: Final = frozenset({Reason.ACCELERATORS_EXCEED_NODES, Reason.LEADER_WORKER_SET_MISSING})
+"""Refusals that another cluster would not make, so that this one may stop to."""
 _WRITTEN_SECONDS: Final = 0.25
 """How soon to look at what became of what was written: until then the autoscaler has decided, too."""
 
@@ -69,22 +72,13 @@ class Reconciler:
     ) -> None:
         self._kube = kube
         self._store = store
-        self._base_settings = settings
+        self._settings = settings
         self._surroundings = surroundings
         self._recorder = recorder
         self._executor = Executor(kube, learn=store.learn)
         self._wary: set[Key] = set()
         """Those of which a child's name was found taken."""
         self._resync_seconds = resync_seconds
-
-    @property
-    def _settings(self) -> BuildSettings:
-        """What goes into what is rendered, with what the cluster can take by now."""
-        return replace(
-            self._base_settings,
-            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
-            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
-        )
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the children to what the spec says, then status to what is there; seconds until the next look."""
@@ -102,7 +96,7 @@ class Reconciler:
             return due
         nodes = UNCHECKED
         try:
-            desired = build(deployment, self._settings)
+            desired = build(deployment, self._read_settings())
             nodes = self._check_nodes(deployment, desired)
             observed, has_changed = await self._follow_spec(deployment, desired)
             if has_changed:
@@ -119,9 +113,18 @@ class Reconciler:
         now = clock.wall()
         await self._report(deployment, manifest, observed, nodes, problem, now=now)
         # What is not ours tells nobody here when it comes or goes, and time tells nobody at all.
-        if observed.foreign or (problem is not None and problem.reason is Reason.ACCELERATORS_EXCEED_NODES):
+        if observed.foreign or (problem is not None and problem.reason in _OF_THE_CLUSTER):
             due = min(due, _SOON_SECONDS)
-        return min(due, find_due(observed.members, now) or due)
+        looks = (find_due(observed.members, now), find_next_look(deployment, observed, now=now))
+        return min(due, *(look if look is not None else due for look in looks))
+
+    def _read_settings(self) -> BuildSettings:
+        """The settings, with what the cluster is known to serve by now."""
+        return replace(
+            self._settings,
+            serves_groups=self._store.serves(LEADER_WORKER_SETS.kind),
+            serves_pod_monitors=self._store.serves(POD_MONITORS.kind),
+        )
 
     def _check_nodes(self, deployment: LLMDeployment, desired: tuple[Manifest, ...]) -> NodeCheck:
         """What the nodes are to the pods; InvalidSpec where they never could run there."""
@@ -137,7 +140,8 @@ class Reconciler:
         is_wary = key in self._wary
         observed = await observe(self._kube, self._store, deployment, desired, is_wary=is_wary)
         try:
-            has_changed = await self._executor.execute(key, plan(desired, observed), observed)
+            strategies = choose_strategies(deployment, observed, now=clock.wall())
+            has_changed = await self._executor.execute(key, plan(desired, observed, strategies), observed)
         except NameTaken:
             self._wary.add(key)
             if is_wary:

@@ -15,6 +15,8 @@ from lull.core.rollout import IN_PLACE
 from tests.manifests import SETTINGS, manifest, stored
 
 SCALED: Manifest = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]}
+APPLIED: Manifest = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "operation": "Apply"}]}
+"""A custom resource's /scale takes no apply, so its count is applied on the object."""
 NEWER = BuildSettings("lull/lull:9.9.9", "Always", "https://mirror.example", "lull-system")
 
 
@@ -83,7 +85,7 @@ def test_a_group_keeps_the_template_that_is_there_too() -> None:
     spec: Manifest = {"accelerator": {"nodesPerReplica": 2}, "parallelism": {"tensor": 2}}
     before, after = _desired(**spec), _desired(NEWER, **spec)
 
-    applied = plan(after, _observed(before, **SCALED)).apply[-1]
+    applied = plan(after, _observed(before, **APPLIED)).apply[-1]
 
     assert after[-1]["spec"]["leaderWorkerTemplate"] != before[-1]["spec"]["leaderWorkerTemplate"]
     assert applied["spec"] == before[-1]["spec"]

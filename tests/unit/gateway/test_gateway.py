@@ -112,7 +112,14 @@ class TestServing:
             models = (await response.json())["data"]
 
         assert [model["id"] for model in models] == ["llama", "alias"]
-        assert models[0] == {"id": "llama", "object": "model", "created": 1767225600, "owned_by": "lull"}
+        assert models[0] == {
+            "id": "llama",
+            "object": "model",
+            "created": 1767225600,
+            "owned_by": "lull",
+            "root": "hf://org/model",
+            "parent": None,
+        }
 
     async def test_client_errors_of_engines_pass_unchanged(self, world: World) -> None:
         world.add_model()

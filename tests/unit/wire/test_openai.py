@@ -3,7 +3,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from lull.wire.openai import Call, Refusal, parse_call, render_models, unavailable, unknown_model
+from lull.wire.openai import Call, ModelCard, Refusal, parse_call, render_models, unavailable, unknown_model
 
 
 def test_reads_model_and_stream() -> None:
@@ -78,7 +78,13 @@ def test_retry_after_is_whole_seconds_and_never_zero() -> None:
 
 
 def test_lists_models() -> None:
-    assert orjson.loads(render_models([("m", 7)])) == {
+    shown = render_models([ModelCard("m", 7, "hf://org/m", None), ModelCard("a", 7, "s3://bucket/a", "m")])
+
+    common = {"object": "model", "created": 7, "owned_by": "lull"}
+    assert orjson.loads(shown) == {
         "object": "list",
-        "data": [{"id": "m", "object": "model", "created": 7, "owned_by": "lull"}],
+        "data": [
+            {"id": "m", **common, "root": "hf://org/m", "parent": None},
+            {"id": "a", **common, "root": "s3://bucket/a", "parent": "m"},
+        ],
     }

@@ -31,7 +31,7 @@ class BuildSettings:
 
 
 def build_settings(settings: OperatorSettings) -> BuildSettings:
-    """What of the operator's settings goes into what it renders."""
+    """What an operator with these settings adds, in a cluster that lacks nothing but PodMonitors."""
     return BuildSettings(
         image=settings.image,
         image_pull_policy=settings.image_pull_policy,
@@ -40,5 +40,5 @@ def build_settings(settings: OperatorSettings) -> BuildSettings:
         s3_endpoint=settings.s3_endpoint,
         gs_endpoint=settings.gs_endpoint,
         oci_plain_http=settings.oci_plain_http,
-        pass_labels=settings.passed_labels,
+        pass_labels=tuple(label for part in settings.pass_labels.split(",") if (label := part.strip())),
     )
