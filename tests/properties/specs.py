@@ -162,7 +162,9 @@ def _is_valid(spec: Spec) -> bool:
         return False
     cache = spec["model"].get("cache", {})
     # Fields of one spec that exclude each other only once it is rendered.
-    return spec.get("accelerator", {}).get("nodesPerReplica", 1) == 1 or cache.get("accessMode") != "ReadWriteOnce"
+    return bool(
+        spec.get("accelerator", {}).get("nodesPerReplica", 1) == 1 or cache.get("accessMode") != "ReadWriteOnce"
+    )
 
 
 PODS = _some(

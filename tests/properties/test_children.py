@@ -28,7 +28,11 @@ OTHER = BuildSettings(
     pass_labels=("team",),
     serves_pod_monitors=True,
 )
-WORKLOADS = {"Deployment", "LeaderWorkerSet"}
+WORKLOADS = {
+    "Deployment": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}],
+    "LeaderWorkerSet": [{"manager": names.MANAGER_AUTOSCALER}],
+}
+"""How each kind of workload shows that the autoscaler has its replica count."""
 
 
 def _build(spec: Spec, *, name: str = "llama-8b", settings: BuildSettings = SETTINGS) -> tuple[Manifest, ...]:
@@ -57,10 +61,9 @@ def _after(before: Observed, todo: Plan, *, scaled: bool) -> Observed:
     there = {
         identify(child): child for child in (*before.workloads, *before.others) if identify(child) not in deleted
     } | {identify(child): child for child in todo.apply}
-    fields = {"managedFields": [{"manager": names.MANAGER_AUTOSCALER, "subresource": "scale"}]} if scaled else {}
     return Observed(
         workloads=tuple(
-            {**child, "metadata": {**child["metadata"], **fields}}
+            {**child, "metadata": {**child["metadata"], "managedFields": WORKLOADS[child["kind"]] if scaled else []}}
             for child in there.values()
             if child["kind"] in WORKLOADS
         ),
@@ -74,8 +77,8 @@ def test_any_valid_spec_renders_with_names_and_labels_that_kubernetes_takes(
 ) -> None:
     for child in _build({**pods, **minders}, name=name, settings=OTHER):
         metadata = child["metadata"]
-        # What a workload makes of its name has up to 15 characters more, and 63 fit into a label.
-        assert len(metadata["name"]) <= 48
+        # A ReplicaSet adds 11 characters, a revision of a group's workers 15, and 63 fit into a label.
+        assert len(metadata["name"]) <= (48 if child["kind"] == "LeaderWorkerSet" else 52)
         assert all(len(value) <= 63 for value in metadata["labels"].values())
 
 
