@@ -250,6 +250,7 @@ async def test_forgets_what_it_wrote_where_a_later_list_lacks_it(monkeypatch: py
     async with following() as (server, store, changed):
         store.learn(workload(version=server.version))
         assert len(store.list_workloads(stored(written()))) == 1
+        await until(lambda: server.watches == 6)
 
         await server.cut()
 
