@@ -73,8 +73,8 @@ cluster-down: setup ## Stop the cluster and leave nothing behind
 images: setup ## Build the images
 	@$(RUN) python -m e2e.images build
 
-bench: setup ## Measure what is claimed, as tables; BENCH="wake cluster", JSON=1 for --json
-	@$(RUN) python -m bench $(BENCH) $(if $(JSON),--json)
+bench: setup ## Measure what is claimed, as tables; BENCH="wake cluster", JSON=1 for --json, FULL=1 for what takes long
+	@$(RUN) python -m bench $(BENCH) $(if $(JSON),--json) $(if $(FULL),--full)
 
 wheel: setup ## Build the wheel
 	@uv build --wheel --quiet --out-dir dist

@@ -62,6 +62,12 @@ BINARIES = (
     HELM,
     PAUSE,
 )
+# Where models come from, for the tests of the fetcher: what speaks each protocol for real.
+STORES = (
+    Binary("registry", "registry", "github.com/distribution/distribution/v3/cmd/registry"),
+    Binary("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    Binary("fake-gcs-server", "fake-gcs", "github.com/fsouza/fake-gcs-server"),
+)
 
 # What the local cluster calls, and the Debian package that brings each.
 DEBIAN_PACKAGES: Mapping[str, str] = {
@@ -104,6 +110,13 @@ def build_toolbox() -> Toolbox:
         paths = {binary.name: _build(go, binary) for binary in BINARIES}
         paths["pause.tar"] = _build_pause_archive(paths["pause"])
     return Toolbox(paths)
+
+
+def build_stores() -> Toolbox:
+    """Build an OCI registry, an S3 server and one like Google Cloud Storage."""
+    with _locked(cache_folder() / "tools.lock"):
+        go = find_go()
+        return Toolbox({binary.name: _build(go, binary) for binary in STORES})
 
 
 def find_clients() -> Toolbox:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from e2e.lab import Installation, Lab
     from lull.api.llmdeployment import Manifest
 
+# Names of models are everybody's in the cluster: each scenario has adapters of its own.
 FR, DE = "hf://lull/tiny-lora-a", "hf://lull/tiny-lora-b"
 BIG = "hf://lull/tiny-lora-r64"
 
@@ -70,28 +71,27 @@ async def test_adapters_come_go_and_come_back_and_no_pod_restarts_for_it(lab: La
 
 async def test_an_engine_that_dies_has_its_adapters_back_and_no_request_is_lost(lab: Lab) -> None:
     one = {"minReplicas": 1, "maxReplicas": 1}
-    await lab.apply(sim_deployment(lab.installation, "mortal", scaling=one, adapters=_list(fr=FR)))
-    await _until_adapters(lab, "mortal", fr="Ready")
+    await lab.apply(sim_deployment(lab.installation, "mortal", scaling=one, adapters=_list(mortal_fr=FR)))
+    await _until_adapters(lab, "mortal", mortal_fr="Ready")
     (pod,) = await lab.pods("mortal")
     before = await _processes(lab, "mortal")
 
     await _die(lab, pod["metadata"]["name"])
-    answers = await asyncio.gather(*(ask(lab, "fr") for _ in range(3)))
+    await lab.until("the engine runs again", lambda: _has_changed(lab, "mortal", before), within=60)
+    answers = await asyncio.gather(*(ask(lab, "mortal_fr") for _ in range(3)))
 
-    assert [answer.model for answer in answers] == ["fr"] * 3
-    after = await _processes(lab, "mortal")
-    assert after.keys() == before.keys()
-    assert after != before
-    await _until_adapters(lab, "mortal", fr="Ready")
+    assert [answer.model for answer in answers] == ["mortal_fr"] * 3
+    assert (await _processes(lab, "mortal")).keys() == before.keys()
+    await _until_adapters(lab, "mortal", mortal_fr="Ready")
 
 
 async def test_a_request_for_an_adapter_wakes_its_model(lab: Lab) -> None:
-    await lab.apply(sim_deployment(lab.installation, "dozing", adapters=_list(fr=FR, de=DE)))
+    await lab.apply(sim_deployment(lab.installation, "dozing", adapters=_list(dozing_fr=FR, dozing_de=DE)))
     await lab.until_condition("dozing", "Ready", "True", "ScaledToZero")
 
-    first, second = await asyncio.gather(ask(lab, "fr"), ask(lab, "de"))
+    first, second = await asyncio.gather(ask(lab, "dozing_fr"), ask(lab, "dozing_de"))
 
-    assert (first.model, second.model) == ("fr", "de")
+    assert (first.model, second.model) == ("dozing_fr", "dozing_de")
     assert len(await lab.pods("dozing")) == 1
 
 
@@ -100,23 +100,23 @@ async def test_real_vllm_serves_adapters(lab: Lab) -> None:
     spec = {
         **deployment["spec"],
         "scaling": {"minReplicas": 1, "maxReplicas": 1},
-        "adapters": {**_list(fr=FR, de=DE, big=BIG), "maxLoaded": 2},
+        "adapters": {**_list(tuned_fr=FR, tuned_de=DE, tuned_big=BIG), "maxLoaded": 2},
     }
     await lab.apply({**deployment, "spec": spec})
 
-    first = await _say(lab, "fr")
-    await _until_adapters(lab, "tuned", fr="Ready", de="Ready", big="Failed")
-    texts = {model: await _say(lab, model) for model in ("tuned", "fr", "de")}
+    first = await _say(lab, "tuned_fr")
+    await _until_adapters(lab, "tuned", tuned_fr="Ready", tuned_de="Ready", tuned_big="Failed")
+    texts = {model: await _say(lab, model) for model in ("tuned", "tuned_fr", "tuned_de")}
 
-    assert texts["fr"] == first
+    assert texts["tuned_fr"] == first
     assert len(set(texts.values())) == 3, "each adapter changes what the model says"
     born = await _processes(lab, "tuned")
     # The same name from another source is another adapter.
-    await lab.apply({**deployment, "spec": {**spec, "adapters": {**_list(fr=DE), "maxLoaded": 2}}})
-    await _until_adapters(lab, "tuned", fr="Ready")
-    assert await _say(lab, "fr") == texts["de"]
+    await lab.apply({**deployment, "spec": {**spec, "adapters": {**_list(tuned_fr=DE), "maxLoaded": 2}}})
+    await _until_adapters(lab, "tuned", tuned_fr="Ready")
+    assert await _say(lab, "tuned_fr") == texts["tuned_de"]
     with pytest.raises(openai.NotFoundError):
-        await _say(lab, "de")
+        await _say(lab, "tuned_de")
     assert await _processes(lab, "tuned") == born
     await lab.kubectl("delete", "llm", "tuned", "--wait=true")
 
@@ -146,6 +146,10 @@ async def _until_adapters(lab: Lab, name: str, **states: str) -> None:
 async def _processes(lab: Lab, name: str) -> dict[str, int]:
     """Restarts of the engine's container by the pod's uid: the same answer means the same processes."""
     return {pod["metadata"]["uid"]: _restarts(pod) for pod in await lab.pods(name)}
+
+
+async def _has_changed(lab: Lab, name: str, before: dict[str, int]) -> bool:
+    return await _processes(lab, name) != before
 
 
 def _restarts(pod: Manifest) -> int:

@@ -270,6 +270,9 @@ def _fits(cause: Cause, said: dict[str, str]) -> bool:
 
 @asynccontextmanager
 async def _hub(lab: Lab) -> AsyncIterator[None]:
+    # Another scenario may have had one, whose namespace is still on its way out.
+    gone = ("wait", "--for=delete", f"namespace/{HUB_NAMESPACE}", "--timeout=60s")
+    await asyncio.to_thread(lab.installation.kubectl, *gone, check=False)
     async with open_lab(lab.installation, HUB_NAMESPACE) as place:
         await place.apply(*hub(lab.installation.images["engine-cpu"]))
         await place.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")

@@ -12,6 +12,7 @@ import socket
 import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,14 +50,8 @@ POLICY = {
 Right = tuple[str, str, str]
 """API group, resource with its subresource, verb."""
 
-_CHILD = ("get", "list", "watch", "create", "patch", "delete")
 # Granted, and not used by what happens below, each with the reason. A right that is used after all must leave the list.
-UNUSED: dict[Right, str] = {
-    **{("", "persistentvolumeclaims", verb): "no cache is rendered yet" for verb in _CHILD},
-    **{("leaderworkerset.x-k8s.io", "leaderworkersets", verb): "none is rendered yet" for verb in _CHILD},
-    **{("monitoring.coreos.com", "podmonitors", verb): "none is rendered yet" for verb in _CHILD},
-    **{("", "nodes", verb): "nothing looks at nodes yet" for verb in ("list", "watch")},
-}
+UNUSED: dict[Right, str] = {}
 
 
 class ToLoopback(httpx.AsyncHTTPTransport):
@@ -190,9 +185,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
         for path in (ROOT / "crds" / "llmdeployments.lull.dev.yaml", crds("lws"), crds("podmonitor")):
             started.kubectl("apply", "--server-side", "-f", str(path))
             plural = yaml.safe_load(path.read_text())["spec"]["names"]["plural"]
-            wait_until(
-                lambda plural=plural: plural in started.kubectl("api-resources", "-o", "name", check=False), folder
-            )
+            wait_until(partial(serves, started, plural), folder)
         yield Audited(started, log)
 
 
@@ -230,16 +223,17 @@ async def drive(release: Release, gateway_url: str) -> None:
     """Everything that operator and gateway do: children made, changed, scaled, mended and removed; status; events."""
     namespace = release.served
     cache = {"type": "PersistentVolumeClaim", "size": "1Gi"}
+    on_one_node = {"model": {"source": "hf://org/name", "cache": cache}}
+    on_two_nodes = {**on_one_node, "accelerator": {"nodesPerReplica": 2}, "parallelism": {"pipeline": 2}}
+    # Names that somebody else has: each is looked up, and nothing of a stranger's is touched.
+    release.apply(*(stranger(f"{name}-engine", namespace) for name in ("taken-single", "taken-group")))
     release.apply(
-        manifest(name="single", namespace=namespace, model={"source": "hf://org/name", "cache": cache}),
-        manifest(
-            name="group",
-            namespace=namespace,
-            accelerator={"nodesPerReplica": 2},
-            parallelism={"pipeline": 2},
-            scaling={"minReplicas": 1},
-        ),
+        manifest(name="single", namespace=namespace, **on_one_node),
+        manifest(name="group", namespace=namespace, **on_two_nodes, scaling={"minReplicas": 1}),
+        manifest(name="taken-single", namespace=namespace, **on_one_node),
+        manifest(name="taken-group", namespace=namespace, **on_two_nodes),
     )
+    await until(lambda: reason(release, "taken-single") == reason(release, "taken-group") == "ChildNameTaken")
     await until(lambda: reason(release, "single") == "ScaledToZero")
     await until(lambda: replicas(release, "leaderworkerset", "group-default") == 1)
     # A request that is held wakes it: through the gateway, the operator's polls, and /scale.
@@ -257,10 +251,19 @@ async def drive(release: Release, gateway_url: str) -> None:
     release.kubectl("annotate", "llm", "single", "look=again", "-n", namespace)
     for one in orphans:
         kind, name = f"{one['kind']}.{one['apiVersion'].rpartition('/')[0]}".rstrip("."), one["metadata"]["name"]
-        await until(lambda kind=kind, name=name: release.find(kind, name, namespace) is None)
-    release.kubectl("delete", "llm", "single", "group", "-n", namespace)
+        await until(partial(is_gone, release, kind, name))
+    release.kubectl("delete", "llm", "--all", "-n", namespace)
     # The Lease is renewed meanwhile, too.
     await asyncio.sleep(2)
+
+
+def stranger(name: str, namespace: str) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": "other"}, "ports": [{"port": 80}]},
+    }
 
 
 ORPHANS: dict[str, Manifest] = {
@@ -321,6 +324,17 @@ def orphan(kind: str, owner: Manifest) -> Manifest:
         },
         "spec": ORPHANS[kind]["spec"],
     }
+
+
+def serves(server: ApiServer, plural: str) -> bool:
+    """Whether discovery knows the kind by now."""
+    return plural in server.kubectl("api-resources", "-o", "name", check=False)
+
+
+def is_gone(release: Release, kind: str, name: str) -> bool:
+    """Whether it was deleted: a claim waits for a controller that is not here to find that no pod uses it."""
+    found = release.find(kind, name, release.served)
+    return found is None or "deletionTimestamp" in found["metadata"]
 
 
 def reason(release: Release, name: str) -> str:

@@ -177,7 +177,7 @@ that it uses: tests/integration/test_rights.py reads so in an API server's audit
 {{- define "lull.operatorRules" -}}
 - apiGroups: [lull.dev]
   resources: [llmdeployments]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [lull.dev]
   resources: [llmdeployments/status]
   verbs: [patch]

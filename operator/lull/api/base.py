@@ -43,6 +43,8 @@ ObjectName = Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=253)]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 ServedName = Annotated[str, Field(pattern=SERVED_NAME_PATTERN, min_length=1, max_length=128)]
+ProductName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=63)]
+"""An accelerator's product as node labels spell it."""
 FetchedSource = Annotated[str, Field(pattern=FETCHED_SOURCE_PATTERN, max_length=512)]
 CountOrPercent = Annotated[
     Annotated[int, Field(ge=0, le=1000)] | Annotated[str, Field(pattern=COUNT_OR_PERCENT_PATTERN, max_length=4)],

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from lull.api.base import ApiModel, Quantity, Rule
+from lull.api.base import ApiModel, ProductName, Quantity, Rule
 from lull.api.quantities import parse_quantity
 
 MAX_PER_NODE: Final = 16
@@ -97,10 +97,8 @@ class AcceleratorSpec(ApiModel):
         ),
     ] = Vendor.NVIDIA
     product: Annotated[
-        str | None,
+        ProductName | None,
         Field(
-            max_length=63,
-            pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
             description=(
                 "Product that the node must be labelled with: nvidia.com/gpu.product, amd.com/gpu.product-name, "
                 "cloud.google.com/gke-tpu-accelerator, or the instance type for Neuron; for example NVIDIA-L4. "

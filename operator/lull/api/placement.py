@@ -17,6 +17,7 @@ from lull.api.base import (
     LabelKey,
     LabelValue,
     ObjectName,
+    ProductName,
     Rule,
     are_label_keys,
 )
@@ -89,10 +90,8 @@ class PoolSpec(ApiModel):
         Field(description="Capacity that the pool's nodes must be: Spot, OnDemand or Any. A change restarts the pods."),
     ] = CapacityType.ANY
     product: Annotated[
-        str | None,
+        ProductName | None,
         Field(
-            max_length=63,
-            pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
             description=(
                 "Product that this pool's nodes must be labelled with. Default: accelerator.product. "
                 "A change restarts the pods."

@@ -84,7 +84,24 @@ class ScalingPolicy(ApiModel):
     period_seconds: Annotated[int, Field(ge=1, le=1800, description="Time over which it is counted. Immediate.")]
 
 
-class ScaleUpRules(ApiModel):
+class _Pace(ApiModel):
+    """What holds for both directions."""
+
+    select_policy: Annotated[
+        SelectPolicy,
+        Field(description="Which of the policies counts: the one with most change, with least, or no change at all."),
+    ] = SelectPolicy.MAX
+    policies: Annotated[
+        list[ScalingPolicy],
+        Field(
+            max_length=8,
+            description="Limits on how fast the number of replicas changes. Default: none. Immediate.",
+            json_schema_extra=LIST_ATOMIC,
+        ),
+    ] = []
+
+
+class ScaleUpRules(_Pace):
     stabilization_window_seconds: Annotated[
         int,
         Field(
@@ -93,21 +110,9 @@ class ScaleUpRules(ApiModel):
             description="For how long more replicas must be recommended before they are added, in seconds. Immediate.",
         ),
     ] = 0
-    select_policy: Annotated[
-        SelectPolicy,
-        Field(description="Which of the policies counts: the one with most change, with least, or no change at all."),
-    ] = SelectPolicy.MAX
-    policies: Annotated[
-        list[ScalingPolicy],
-        Field(
-            max_length=8,
-            description="Limits on how fast replicas are added. Default: none. Immediate.",
-            json_schema_extra=LIST_ATOMIC,
-        ),
-    ] = []
 
 
-class ScaleDownRules(ApiModel):
+class ScaleDownRules(_Pace):
     stabilization_window_seconds: Annotated[
         int,
         Field(
@@ -116,18 +121,6 @@ class ScaleDownRules(ApiModel):
             description="For how long fewer replicas must be recommended before they go, in seconds. Immediate.",
         ),
     ] = 300
-    select_policy: Annotated[
-        SelectPolicy,
-        Field(description="Which of the policies counts: the one with most change, with least, or no change at all."),
-    ] = SelectPolicy.MAX
-    policies: Annotated[
-        list[ScalingPolicy],
-        Field(
-            max_length=8,
-            description="Limits on how fast replicas are removed. Default: none. Immediate.",
-            json_schema_extra=LIST_ATOMIC,
-        ),
-    ] = []
 
 
 class BehaviorSpec(ApiModel):

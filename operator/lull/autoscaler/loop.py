@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _KEPT_DECISIONS: Final = 10
+_ASLEEP_TICKS: Final = 10
+"""Ticks between looks at what sleeps: there may be thousands of them."""
 _EXPECT_SECONDS: Final = 5.0
 """How long the watch may take to show a replica count that we wrote, before what it shows counts again."""
 
@@ -126,7 +128,9 @@ class Autoscaler:
         if shares is None:
             return self._timing.tick
         self._conclude(deployment, replace(known, shares=shares), decision, divided, counts, demand, now)
-        return self._timing.tick
+        # What sleeps is woken by news; only a schedule, or silence of the gateways, has to be looked for.
+        is_asleep = demand is not None and decision.replicas == counts.asked == counts.ready + counts.loading == 0
+        return self._timing.tick * (_ASLEEP_TICKS if is_asleep else 1)
 
     async def _write(
         self, key: Key, workloads: Mapping[str, Manifest], divided: Split, before: Mapping[str, _Share], now: float

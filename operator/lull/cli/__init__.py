@@ -49,16 +49,27 @@ def run_operator() -> None:
 
 @app.command()
 def fetch(
-    source: Annotated[str, typer.Argument(help="hf://org/name or hf://org/name@revision")],
-    to: Annotated[str, typer.Option(help="Folder that gets the files.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="hf://org/name[@revision], s3://bucket/prefix, gs://bucket/prefix, "
+            "oci://host/repository[:tag][@sha256:digest], pvc://claim/path or file:///path"
+        ),
+    ],
+    to: Annotated[Path, typer.Option(help="Folder that gets the files; for pvc:// and file:// the one that has them.")],
+    credentials: Annotated[Path | None, typer.Option(help="Folder where the model's Secret is mounted.")] = None,
+    check: Annotated[
+        str | None, typer.Option(help="JSON of what the model must allow; compared with its config.json first.")
+    ] = None,
 ) -> None:
-    """Bring a model's files from a hub to a folder.
+    """Bring a model's files to a folder.
 
-    HF_ENDPOINT names another hub, HF_TOKEN opens gated models.
+    HF_ENDPOINT, AWS_ENDPOINT_URL and LULL_GS_ENDPOINT name other servers, LULL_OCI_PLAIN_HTTP the registries that go
+    without TLS; HF_TOKEN opens gated models.
     """
     from lull.cli.fetch import run
 
-    raise typer.Exit(run(source, to))
+    raise typer.Exit(run(source, to, credentials=credentials, check=check))
 
 
 @app.command("fetch-adapters")

@@ -39,13 +39,8 @@ async def _run(root: Path, port: int, wanted: Wanted, credentials: Path | None) 
 
 async def _bring(source: str, target: Path, credentials: Path | None) -> None:
     """Fetch as `lull fetch` does, with credentials as they are now: a Secret that is corrected counts at once."""
-    from lull.cli.fetch import DEFAULT_ENDPOINT, _log
-    from lull.fetcher.fetch import Options, fetch
-    from lull.fetcher.snapshot import parse_source
+    from lull.cli.fetch import log, read_options
+    from lull.fetcher.fetch import fetch
+    from lull.fetcher.sources import parse_source
 
-    token = credentials / "token" if credentials is not None else None
-    options = Options(
-        endpoint=(os.environ.get("HF_ENDPOINT", "").strip() or DEFAULT_ENDPOINT).rstrip("/"),
-        token=token.read_text().strip() or None if token is not None and token.is_file() else None,
-    )
-    await fetch(parse_source(source), target, options, _log)
+    await fetch(parse_source(source), target, read_options(credentials), log)

@@ -18,14 +18,12 @@ if TYPE_CHECKING:
 
 
 def snapshot(store: Store, deployment: LLMDeployment) -> Observed:
-    """The children with our label that this very LLMDeployment controls, and its engine pods."""
-    pods: dict[str, list[Manifest]] = {names.COMPONENT_ENGINE: [], names.COMPONENT_WORKER: []}
-    for pod in store.list_pods(deployment.key):
-        pods.get(pod["metadata"]["labels"].get(names.LABEL_COMPONENT), []).append(pod)
+    """The children with our label that this very LLMDeployment controls, and the pods of its replicas."""
+    pods = store.list_pods(deployment.key)
     return Observed(
         workloads=store.list_workloads(deployment),
-        pods=tuple(pods[names.COMPONENT_ENGINE]),
-        workers=tuple(pods[names.COMPONENT_WORKER]),
+        pods=tuple(pod for pod in pods if _component(pod) == names.COMPONENT_ENGINE),
+        workers=tuple(pod for pod in pods if _component(pod) == names.COMPONENT_WORKER),
         others=store.list_others(deployment),
     )
 
@@ -52,6 +50,11 @@ async def observe(
         others=(*observed.others, *(child for child in ours if child["kind"] not in workload_kinds)),
         foreign=tuple(namesake for namesake in namesakes if not is_owned(namesake, deployment)),
     )
+
+
+def _component(pod: Manifest) -> str | None:
+    component: str | None = pod["metadata"]["labels"].get(names.LABEL_COMPONENT)
+    return component
 
 
 async def _find_namesakes(kube: Kube, desired: tuple[Manifest, ...], observed: Observed) -> list[Manifest]:

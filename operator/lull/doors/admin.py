@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from lull.doors import clock, metrics
+from lull.doors.serving import listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,11 +53,5 @@ async def serve(health: Health, port: int) -> AsyncIterator[None]:
     app.router.add_get("/healthz", answer_healthz)
     app.router.add_get("/readyz", answer_readyz)
     app.router.add_get("/metrics", answer_metrics)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, None, port, reuse_address=True).start()
+    async with listen(web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0), port):
         yield
-    finally:
-        async with asyncio.timeout(5):
-            await runner.cleanup()

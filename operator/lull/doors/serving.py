@@ -37,7 +37,15 @@ async def serve(answer: Callable[[Call], Answer], port: int) -> AsyncIterator[No
         given = answer(Call(request.method, request.path, await request.read()))
         return web.Response(status=given.status, body=given.content, content_type=given.content_type)
 
-    runner = web.ServerRunner(web.Server(handle, access_log=None), handle_signals=False, shutdown_timeout=1.0)
+    async with listen(
+        web.ServerRunner(web.Server(handle, access_log=None), handle_signals=False, shutdown_timeout=1.0), port
+    ):
+        yield
+
+
+@asynccontextmanager
+async def listen(runner: web.BaseRunner, port: int) -> AsyncIterator[None]:
+    """Take connections on all addresses while the block runs."""
     await runner.setup()
     try:
         await web.TCPSite(runner, None, port, reuse_address=True).start()

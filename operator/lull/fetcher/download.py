@@ -1,4 +1,4 @@
-"""What to make of a hub's answers and of files that are there already. Pure."""
+"""What to make of a store's answers and of files that are there already. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from lull.fetcher.failures import Failed, Forbidden, NotFound
-from lull.fetcher.snapshot import Checksum, HubSource, RemoteFile, parse_checksum
+from lull.fetcher.snapshot import Checksum, RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from hashlib import _Hash
 
     from lull.fetcher.snapshot import Json
@@ -26,44 +24,37 @@ _MAX_PAUSE: Final = 30.0
 class Marker:
     """What a finished fetch left in the target, so that the next one downloads nothing."""
 
-    repository: str
-    revision: str
-    commit: str
+    source: str
+    version: str
     files: tuple[RemoteFile, ...]
-
-    def is_of(self, source: HubSource) -> bool:
-        return (self.repository, self.revision) == (source.repository, source.revision)
 
 
 def parse_marker(answer: Json) -> Marker | None:
     """Read a marker; None for one that this version did not write."""
     try:
-        return Marker(
-            answer["repository"],
-            answer["revision"],
-            answer["commit"],
-            tuple(
-                RemoteFile(file["path"], file["size"], Checksum(*file["checksum"]) if file["checksum"] else None)
-                for file in answer["files"]
-            ),
-        )
+        return Marker(answer["source"], answer["version"], tuple(parse_file(file) for file in answer["files"]))
     except (KeyError, TypeError):
         return None
 
 
 def render_marker(marker: Marker) -> Json:
     return {
-        "repository": marker.repository,
-        "revision": marker.revision,
-        "commit": marker.commit,
-        "files": [
-            {
-                "path": file.path,
-                "size": file.size,
-                "checksum": [file.checksum.kind, file.checksum.hex] if file.checksum else None,
-            }
-            for file in marker.files
-        ],
+        "source": marker.source,
+        "version": marker.version,
+        "files": [render_file(file) for file in marker.files],
+    }
+
+
+def parse_file(file: Json) -> RemoteFile:
+    """Read what a marker or a record says of one file; KeyError or TypeError where it says nothing of the kind."""
+    return RemoteFile(file["path"], file["size"], Checksum(*file["checksum"]) if file["checksum"] else None)
+
+
+def render_file(file: RemoteFile) -> Json:
+    return {
+        "path": file.path,
+        "size": file.size,
+        "checksum": [file.checksum.kind, file.checksum.hex] if file.checksum else None,
     }
 
 
@@ -71,6 +62,8 @@ def hasher(file: RemoteFile) -> _Hash:
     """Build the digest that a file's checksum is compared with, before its first byte."""
     if file.checksum is not None and file.checksum.kind == "git":
         return hashlib.sha1(b"blob %d\0" % (file.size or 0), usedforsecurity=False)
+    if file.checksum is not None and file.checksum.kind == "md5":
+        return hashlib.md5(usedforsecurity=False)
     return hashlib.sha256()
 
 
@@ -95,7 +88,7 @@ def starts_at(status: int, content_range: str, *, asked: int) -> int | None:
 
 
 def pause(failures: int, retry_after: str | None = None) -> float:
-    """Seconds before the next try: what the hub asks for within reason, else doubling."""
+    """Seconds before the next try: what the store asks for within reason, else doubling."""
     if retry_after is not None and _NUMBER.fullmatch(retry_after):
         return min(_MAX_PAUSE, max(_MIN_PAUSE, float(retry_after)))
     return min(_MAX_PAUSE, _MIN_PAUSE * 2.0 ** min(failures - 1, 10))
@@ -105,35 +98,6 @@ def is_transient(status: int) -> bool:
     return status in {408, 425, 429} or status >= 500
 
 
-def refusal(status: int, *, source: HubSource, endpoint: str, has_token: bool, path: str | None = None) -> Failed:
-    """Say what a final answer of the hub means; the LLMDeployment's condition adds what to do about it."""
-    what = str(source) if path is None else f"{path} of {source}"
-    if status in {404, 410}:
-        return NotFound(
-            f"{what} was not found on {endpoint}."
-            + ("" if has_token else " A private model also needs a token, named by spec.model.secretName.")
-        )
-    if status in {401, 403} and has_token:
-        return Forbidden(
-            f"{endpoint} refuses {what} to this token ({status}): it is not valid, or its account has no access."
-        )
-    if status in {401, 403}:
-        return Forbidden(
-            f"{endpoint} asks for a token for {what} ({status}): the model is gated or private, or its name is wrong."
-        )
-    return Failed(f"{endpoint} answers {what} with status {status}.")
-
-
-def describe(file: RemoteFile, headers: Mapping[str, str]) -> RemoteFile:
-    """Fill in what the listing left out from the answer to a HEAD request.
-
-    A hub that redirects to storage says size and digest of the content in `X-Linked-*`; its own ETag and length are
-    those of the redirect.
-    """
-    size = headers.get("x-linked-size") or headers.get("content-length") or ""
-    checksum = parse_checksum(headers.get("x-linked-etag") or headers.get("etag") or "")
-    return RemoteFile(
-        file.path,
-        int(size) if file.size is None and _NUMBER.fullmatch(size) else file.size,
-        file.checksum or checksum,
-    )
+def parse_size(text: str) -> int | None:
+    """Read a length as a header carries it; None for anything else."""
+    return int(text) if _NUMBER.fullmatch(text) else None

@@ -1,365 +1,343 @@
-"""Fetching itself: list, compare with what is there, download what is missing, leave a marker."""
+"""Fetching itself: list, compare with what is there, bring what is missing, leave a marker."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import random
+import os
 import shutil
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from threading import Event
+from typing import TYPE_CHECKING, Final
 
-import httpx
-
-from lull import __version__
+from lull.core.sizing import check_model
 from lull.doors import clock
-from lull.fetcher import download
+from lull.fetcher import archives, disk
 from lull.fetcher.download import Marker
-from lull.fetcher.failures import DiskFull, Failed
-from lull.fetcher.snapshot import OWN_FOLDER, HubSource, RemoteFile, Snapshot, choose, parse_snapshot
+from lull.fetcher.failures import Contradiction, Failed, NotFound
+from lull.fetcher.hub import connect_hub
+from lull.fetcher.lock import Lock, Lost, Progress
+from lull.fetcher.objects import Objects
+from lull.fetcher.registry import connect_registry
+from lull.fetcher.snapshot import ADAPTER_CONFIG, CONFIG, OWN_FOLDER, RemoteFile, choose, is_useful, stays_inside
+from lull.fetcher.sources import HubSource, MountedSource, RegistrySource
+from lull.fetcher.transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from lull.fetcher.snapshot import Json
+    from lull.fetcher.options import Options
+    from lull.fetcher.remote import Remote
+    from lull.fetcher.snapshot import Snapshot
+    from lull.fetcher.sources import ObjectSource, Source
 
     Log = Callable[..., None]
     """Takes an event and its fields."""
 
-T = TypeVar("T")
-
-MARKER: Final = f"{OWN_FOLDER}/complete.json"
-CHUNK: Final = 1 << 20
-MAX_LISTING: Final = 32 << 20
-MAX_TRIES: Final = 50
-"""Tries for one file. Each continues where the one before was cut, so this ends only a hub that cannot continue."""
-MAX_MISMATCHES: Final = 3
-"""Tries for a file whose content is not what the hub's checksum says."""
+SMALL: Final = 64 << 20
+"""Archives up to this size are looked into before larger ones are fetched: the config.json may be in there."""
+MAX_CONFIG: Final = 4 << 20
+_UNPACKED: Final = "unpacked"
+# One of these makes a folder a model's, or an adapter's.
+_MODEL_FILES: Final = (CONFIG, "params.json", ADAPTER_CONFIG)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    endpoint: str
-    token: str | None = None
-    patience: float = 300.0
-    """Seconds without a single byte after which a hub that fails is given up."""
-    cached_patience: float = 10.0
-    """The same while looking for news of files that are already complete here."""
-    silence: float = 30.0
-    """Seconds of silence after which one connection is given up."""
-    parallel: int = 4
-    report_every: float = 2.0
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Bytes so far, and when the last one came."""
-
-    total: int = 0
-    present: int = 0
-    received: int = 0
-    moved_at: float = field(default_factory=clock.monotonic)
-
-    def add(self, count: int) -> None:
-        self.received += count
-        self.moved_at = clock.monotonic()
-
-
-class _Transient(Exception):  # noqa: N818  the next try may succeed
-    def __init__(self, message: str, retry_after: str | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-async def fetch(source: HubSource, target: Path, options: Options, log: Log) -> None:
+async def fetch(source: Source, target: Path, options: Options, log: Log) -> None:
     """Bring the files of a source into a folder; Failed says why it cannot be done.
 
     Each file appears under its name only when it is whole and checked. What a run that was cut short has got is
-    continued by the next one.
+    continued by the next one. Of runs that share the folder one fetches, and the others wait for it.
     """
-    with _disk(target):
-        (target / OWN_FOLDER).mkdir(parents=True, exist_ok=True)
-        marker = _read_marker(target)
-    async with _client(options) as client:
-        await _Fetch(source, target, options, log, client).run(marker)
-
-
-class _Fetch:
-    """One run of the fetcher."""
-
-    def __init__(self, source: HubSource, target: Path, options: Options, log: Log, client: httpx.AsyncClient) -> None:
-        self._source = source
-        self._target = target
-        self._options = options
-        self._log = log
-        self._client = client
-        self._progress = _Progress()
-
-    async def run(self, marker: Marker | None) -> None:
-        started = clock.monotonic()
-        cached = marker if marker is not None and marker.is_of(self._source) else None
-        if cached is not None and not all(self._is_whole(file) for file in cached.files):
-            cached = None
-        if cached is not None and self._source.is_pinned:
-            self._log("complete", **self._outcome(cached, started))
-            return
-        try:
-            snapshot = await self._snapshot(self._options.patience if cached is None else self._options.cached_patience)
-        except _Transient as error:
-            if cached is None:
-                raise Failed(f"{self._options.endpoint} cannot be reached: {error}.") from error
-            self._log("hub unreachable", level="warning", error=str(error))
-            self._log("complete", **self._outcome(cached, started))
-            return
-        if cached is not None and cached.commit == snapshot.commit:
-            self._log("complete", **self._outcome(cached, started))
-            return
-        marker = await self._bring_all(snapshot, marker)
-        self._log("complete", **self._outcome(marker, started))
-
-    def _outcome(self, marker: Marker, started: float) -> dict[str, object]:
-        seconds = clock.monotonic() - started
-        return {
-            "source": str(self._source),
-            "commit": marker.commit,
-            "files": len(marker.files),
-            "bytes": sum(file.size or 0 for file in marker.files),
-            "received": self._progress.received,
-            "seconds": round(seconds, 3),
-            "bytesPerSecond": round(self._progress.received / max(seconds, 1e-3)),
-        }
-
-    async def _snapshot(self, patience: float) -> Snapshot:
-        return parse_snapshot(await self._patiently(self._listing, patience))
-
-    async def _listing(self) -> Json:
-        content = bytearray()
-        async with self._answer("GET", self._options.endpoint + self._source.listing_path) as answer:
-            async for chunk in answer.aiter_bytes():
-                content += chunk
-                if len(content) > MAX_LISTING:
-                    raise Failed(f"The hub's listing is larger than {MAX_LISTING} bytes.")
-        try:
-            listing: Json = json.loads(content)
-        except ValueError as error:
-            raise Failed(f"The hub's listing is not JSON: {error}.") from error
-        return listing
-
-    async def _bring_all(self, snapshot: Snapshot, marker: Marker | None) -> Marker:
-        """Make the target hold what an engine needs of a snapshot, and nothing of an earlier one."""
-        files = [await self._described(file, snapshot.commit) for file in choose(snapshot.files)]
-        missing = [file for file in files if not await self._is_present(file, marker)]
-        self._clean(files, missing, marker)
-        self._progress.total = sum(file.size or 0 for file in files)
-        needed = sum(max(0, (file.size or 0) - _size(self._partial(file))) for file in missing)
-        self._progress.present = self._progress.total - needed
-        self._reserve(needed)
-        self._log(
-            "fetching",
-            source=str(self._source),
-            commit=snapshot.commit,
-            files=len(files),
-            missing=len(missing),
-            bytes=self._progress.total,
-            present=self._progress.present,
-        )
-        await self._download(missing, snapshot.commit)
-        finished = tuple(RemoteFile(file.path, _size(self._target / file.path), file.checksum) for file in files)
-        marker = Marker(self._source.repository, self._source.revision, snapshot.commit, finished)
-        with _disk(self._target):
-            _write_marker(self._target, marker)
-        return marker
-
-    async def _described(self, file: RemoteFile, commit: str) -> RemoteFile:
-        """Ask for the size and digest where the listing left them out, as small mirrors do."""
-        if file.size is not None and file.checksum is not None:
-            return file
-
-        async def head() -> RemoteFile:
-            async with self._answer("HEAD", self._url(file, commit), path=file.path) as answer:
-                return download.describe(file, answer.headers)
-
-        return await self._persistently(head)
-
-    async def _is_present(self, file: RemoteFile, marker: Marker | None) -> bool:
-        """Whether the file is here: by the marker, else by reading it, which is cheaper than the network."""
-        if file.checksum is None or not self._is_whole(file):
-            return False
-        path = self._target / file.path
-        if marker is not None and RemoteFile(file.path, _size(path), file.checksum) in marker.files:
-            return True
-        return await asyncio.to_thread(_matches, file, path)
-
-    def _is_whole(self, file: RemoteFile) -> bool:
-        path = self._target / file.path
-        return path.is_file() and (file.size is None or _size(path) == file.size)
-
-    def _clean(self, files: Iterable[RemoteFile], missing: Iterable[RemoteFile], marker: Marker | None) -> None:
-        """Remove what an earlier revision left: engines load every weight file that they see."""
-        wanted = {file.path for file in files}
-        partials = {self._partial(file) for file in missing}
-        with _disk(self._target):
-            (self._target / MARKER).unlink(missing_ok=True)
-            for file in marker.files if marker is not None else ():
-                if file.path not in wanted:
-                    (self._target / file.path).unlink(missing_ok=True)
-            for path in (self._target / OWN_FOLDER).glob("*.partial"):
-                if path not in partials:
-                    path.unlink(missing_ok=True)
-
-    def _reserve(self, needed: int) -> None:
-        """Fail before the first byte where the files cannot fit."""
-        free = shutil.disk_usage(self._target).free
-        if needed > free:
-            raise DiskFull(
-                f"{self._source} needs {_render_bytes(needed)} more and {_render_bytes(free)} are free in {self._target}."
-            )
-
-    async def _download(self, missing: Iterable[RemoteFile], commit: str) -> None:
-        slots = asyncio.Semaphore(self._options.parallel)
-
-        async def bring(file: RemoteFile) -> None:
-            async with slots:
-                await self._bring(file, self._url(file, commit))
-
-        with _first_failure():
-            async with asyncio.TaskGroup() as tasks:
-                reporter = tasks.create_task(self._report())
-                async with asyncio.TaskGroup() as downloads:
-                    # The largest first: what arrives last should be small.
-                    for file in sorted(missing, key=lambda file: -(file.size or 0)):
-                        downloads.create_task(bring(file))
-                reporter.cancel()
-
-    async def _report(self) -> None:
-        """Say now and then how far it is and how fast it goes."""
-        while True:
-            before, since = self._progress.received, clock.monotonic()
-            await asyncio.sleep(self._options.report_every)
-            rate = (self._progress.received - before) / (clock.monotonic() - since)
-            here = min(self._progress.total, self._progress.present + self._progress.received)
-            self._log("progress", present=here, bytes=self._progress.total, bytesPerSecond=round(rate))
-
-    async def _bring(self, file: RemoteFile, url: str) -> None:
-        """Download one file and give it its name, once it is whole and checked."""
-        partial = self._partial(file)
-        for _ in range(MAX_MISMATCHES):
-            if await self._persistently(lambda: self._receive(file, url)):
-                with _disk(self._target):
-                    (self._target / file.path).parent.mkdir(parents=True, exist_ok=True)
-                    partial.replace(self._target / file.path)
-                return
-            with _disk(self._target):
-                partial.unlink(missing_ok=True)
-            self._log("wrong content", level="warning", file=file.path)
-        raise Failed(f"{file.path} of {self._source} came {MAX_MISMATCHES} times with a wrong size or checksum.")
-
-    async def _receive(self, file: RemoteFile, url: str) -> bool:
-        """Receive what is missing of a file; whether the whole is what the hub promised. _Transient keeps the part."""
-        partial = self._partial(file)
-        asked = _size(partial)
-        if file.size is not None and asked >= file.size > 0:
-            return asked == file.size and await asyncio.to_thread(_matches, file, partial)
-        async with self._answer("GET", url, path=file.path, headers=download.range_header(asked)) as answer:
-            offset = download.starts_at(answer.status_code, answer.headers.get("content-range", ""), asked=asked)
-            if offset is None:
-                return False
-            with _disk(self._target), partial.open("r+b" if offset else "wb") as content:
-                content.seek(offset)
-                async for chunk in answer.aiter_raw(CHUNK):
-                    # In a thread, so that a slow disk does not hold up the other downloads.
-                    await asyncio.to_thread(content.write, chunk)
-                    self._progress.add(len(chunk))
-                    if file.size is not None and content.tell() > file.size:
-                        return False
-        return await asyncio.to_thread(_matches, file, partial)
-
-    def _partial(self, file: RemoteFile) -> Path:
-        return self._target / OWN_FOLDER / download.partial_name(file)
-
-    def _url(self, file: RemoteFile, commit: str) -> str:
-        return self._options.endpoint + self._source.file_path(commit, file.path)
-
-    async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await self._patiently(attempt, self._options.patience)
-        except _Transient as error:
-            raise Failed(f"{self._source} cannot be fetched from {self._options.endpoint}: {error}.") from error
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
-        """Try again after what may pass, as long as any byte has come within so many seconds."""
-        failures = 0
-        started = clock.monotonic()
-        for _ in range(MAX_TRIES):
-            received = self._progress.received
-            try:
-                return await attempt()
-            except _Transient as error:
-                failures = failures + 1 if self._progress.received == received else 1
-                delay = download.pause(failures, error.retry_after) * random.uniform(0.75, 1.0)  # noqa: S311
-                quiet_since = max(started, self._progress.moved_at)
-                if clock.monotonic() + delay > quiet_since + patience:
-                    raise
-                self._log("trying again", level="warning", error=str(error), delay=round(delay, 2))
-            await asyncio.sleep(delay)
-        raise _Transient(f"{MAX_TRIES} tries in a row were cut short")
-
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, url: str, *, path: str | None = None, headers: dict[str, str] | None = None
-    ) -> AsyncIterator[httpx.Response]:
-        """Yield an answer that brings content (or, to HEAD, says where it is); everything else is raised."""
-        try:
-            # Following a redirect to another host, httpx leaves the token behind.
-            async with self._client.stream(method, url, headers=headers, follow_redirects=method != "HEAD") as answer:
-                status = answer.status_code
-                if download.is_transient(status):
-                    raise _Transient(f"status {status}", answer.headers.get("retry-after"))
-                if status >= 400 and status != 416:
-                    raise download.refusal(
-                        status,
-                        source=self._source,
-                        endpoint=self._options.endpoint,
-                        has_token=self._options.token is not None,
-                        path=path,
-                    )
-                yield answer
-        except httpx.TransportError as error:
-            raise _Transient(f"{type(error).__name__} {error}".strip()) from error
-        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.DecodingError) as error:
-            raise Failed(f"{self._options.endpoint} gives an answer that cannot be followed: {error}.") from error
-
-
-def _client(options: Options) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        headers={
-            "User-Agent": f"lull/{__version__}",
-            # Sizes, ranges and checksums are those of the plain content.
-            "Accept-Encoding": "identity",
-            **({"Authorization": f"Bearer {options.token}"} if options.token is not None else {}),
-        },
-        timeout=httpx.Timeout(options.silence, connect=min(10.0, options.silence)),
-        limits=httpx.Limits(max_connections=2 * options.parallel),
+    started = clock.monotonic()
+    if isinstance(source, MountedSource):
+        _verify_mounted(source, target)
+        _check_config(target / CONFIG, options)
+        log("complete", source=str(source), received=0)
+        return
+    progress = Progress()
+    marker = _find_finished(source, target) or await _fetch_alone(source, target, options, log, progress)
+    _check_config(target / CONFIG, options)
+    seconds = clock.monotonic() - started
+    log(
+        "complete",
+        source=str(source),
+        version=marker.version,
+        files=len(marker.files),
+        bytes=sum(file.size or 0 for file in marker.files),
+        received=progress.received,
+        seconds=round(seconds, 3),
+        bytesPerSecond=round(progress.received / max(seconds, 1e-3)),
     )
 
 
-@contextmanager
-def _disk(target: Path) -> Iterator[None]:
-    """Turn failures of the file system inside the block into sentences."""
+async def _fetch_alone(
+    source: HubSource | ObjectSource | RegistrySource, target: Path, options: Options, log: Log, progress: Progress
+) -> Marker:
+    """Fetch while no other run does, or wait for the one that does."""
+    with disk.disk(target):
+        (target / OWN_FOLDER).mkdir(parents=True, exist_ok=True)
+        lock = Lock(target / OWN_FOLDER, options, progress, log)
+        while True:
+            has_lock = await lock.acquire(lambda: _find_finished(source, target) is not None)
+            try:
+                if (marker := _find_finished(source, target)) is not None:
+                    return marker
+                if has_lock:
+                    with _first_failure():
+                        async with asyncio.TaskGroup() as tasks, _connect(source, options) as remote:
+                            beating = tasks.create_task(lock.beat())
+                            transfer = Transfer(source, remote, target, options, progress, log)
+                            marker = await _Fetch(source, target, options, log, progress).run(transfer)
+                            beating.cancel()
+                            return marker
+            except Lost:
+                log("lock lost", level="warning")
+            finally:
+                lock.release()
+
+
+class _Fetch:
+    """One run of the fetcher that has the folder to itself."""
+
+    def __init__(self, source: Source, target: Path, options: Options, log: Log, progress: Progress) -> None:
+        self._source = source
+        self._target = target
+        self._own = target / OWN_FOLDER
+        self._options = options
+        self._log = log
+        self._progress = progress
+        self._unpacking = asyncio.Lock()
+
+    async def run(self, transfer: Transfer) -> Marker:
+        """Make the target hold what an engine needs of the source, and nothing of an earlier state of it."""
+        snapshot = await transfer.list()
+        _refuse_strays(self._source, snapshot)
+        useful = [file for file in snapshot.files if is_useful(file.path)]
+        files: Sequence[RemoteFile] = [
+            await transfer.describe(file) for file in (useful if snapshot.archives else choose(useful))
+        ]
+        packed = [file for file in snapshot.archives if not (self._unpacked(file) / archives.INDEX).is_file()]
+        record = self._read_record()
+        missing = [file for file in files if not await self._is_present(file, record)]
+        self._clean(transfer, files, [*missing, *packed], record)
+        self._reserve(transfer, files, missing, packed)
+        self._log(
+            "fetching",
+            source=str(self._source),
+            version=snapshot.version,
+            files=len(files) + len(snapshot.archives),
+            missing=len(missing) + len(packed),
+            bytes=self._progress.total,
+            present=self._progress.present,
+        )
+        await self._bring_all(transfer, missing, packed)
+        if snapshot.archives:
+            files = await asyncio.to_thread(self._assemble, files, snapshot.archives)
+        finished = (RemoteFile(file.path, disk.size(self._target / file.path), file.checksum) for file in files)
+        marker = Marker(str(self._source), snapshot.version, tuple(finished))
+        disk.write_marker(self._target, marker)
+        shutil.rmtree(self._own / _UNPACKED, ignore_errors=True)
+        return marker
+
+    async def _bring_all(self, transfer: Transfer, missing: Sequence[RemoteFile], packed: Sequence[RemoteFile]) -> None:
+        """Bring the config.json first: where it rules out what is asked for, the weights need not come."""
+
+        async def bring(file: RemoteFile) -> None:
+            await transfer.bring(file, self._target / file.path)
+            disk.append_record(self._target, file)
+
+        async def bring_archive(file: RemoteFile) -> None:
+            layer = self._layer(file)
+            if disk.size(layer) != file.size:
+                await transfer.bring(file, layer)
+            stopped = Event()
+            try:
+                async with self._unpacking:
+                    await asyncio.to_thread(archives.unpack, layer, self._unpacked(file), stopped)
+            finally:
+                stopped.set()
+            layer.unlink()
+            if (config := archives.find_config(archives.read_index(self._unpacked(file)))) is not None:
+                _check_config(self._unpacked(file) / str(config.number), self._options)
+
+        async with self._reported():
+            await self._together(bring, [file for file in missing if file.path == CONFIG])
+            _check_config(self._target / CONFIG, self._options)
+            await self._together(bring_archive, [file for file in packed if (file.size or 0) <= SMALL])
+            await self._together(bring_archive, [file for file in packed if (file.size or 0) > SMALL])
+            await self._together(bring, [file for file in missing if file.path != CONFIG])
+
+    async def _together(self, bring: Callable[[RemoteFile], Awaitable[None]], files: Iterable[RemoteFile]) -> None:
+        slots = asyncio.Semaphore(self._options.parallel)
+
+        async def bring_one(file: RemoteFile) -> None:
+            async with slots:
+                await bring(file)
+
+        with _first_failure():
+            async with asyncio.TaskGroup() as downloads:
+                # The largest first: what arrives last should be small.
+                for file in sorted(files, key=lambda file: -(file.size or 0)):
+                    downloads.create_task(bring_one(file))
+
+    @asynccontextmanager
+    async def _reported(self) -> AsyncIterator[None]:
+        """Say now and then how far it is and how fast it goes."""
+
+        async def report() -> None:
+            while True:
+                before, since = self._progress.received, clock.monotonic()
+                await asyncio.sleep(self._options.report_every)
+                rate = (self._progress.received - before) / (clock.monotonic() - since)
+                self._log(
+                    "progress", present=self._progress.here, bytes=self._progress.total, bytesPerSecond=round(rate)
+                )
+
+        with _first_failure():
+            async with asyncio.TaskGroup() as tasks:
+                reporter = tasks.create_task(report())
+                yield
+                reporter.cancel()
+
+    def _read_record(self) -> dict[str, RemoteFile]:
+        marker = disk.read_marker(self._target)
+        finished = {file.path: file for file in marker.files} if marker is not None else {}
+        return finished | disk.read_record(self._target)
+
+    async def _is_present(self, file: RemoteFile, record: Mapping[str, RemoteFile]) -> bool:
+        """Whether the file is here: by the record, else by reading it, which is cheaper than the network."""
+        path = self._target / file.path
+        if file.checksum is None or not disk.is_whole(self._target, file):
+            return False
+        if record.get(file.path) == RemoteFile(file.path, disk.size(path), file.checksum):
+            return True
+        return file.checksum.is_computable and await asyncio.to_thread(disk.digest, file, path) == file.checksum.hex
+
+    def _clean(
+        self,
+        transfer: Transfer,
+        files: Iterable[RemoteFile],
+        pending: Iterable[RemoteFile],
+        record: Mapping[str, RemoteFile],
+    ) -> None:
+        """Remove what another state of the source left: engines load every weight file that they see."""
+        wanted = {file.path for file in files}
+        kept = {transfer.partial(file) for file in pending} | {self._layer(file) for file in pending}
+        (self._target / disk.MARKER).unlink(missing_ok=True)
+        for name in record:
+            if name not in wanted and stays_inside(name):
+                (self._target / name).unlink(missing_ok=True)
+        for path in (*self._own.glob("*.partial"), *self._own.glob("*.layer")):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        disk.write_record(self._target, (file for file in record.values() if file.path in wanted))
+
+    def _reserve(
+        self,
+        transfer: Transfer,
+        files: Iterable[RemoteFile],
+        missing: Iterable[RemoteFile],
+        packed: Sequence[RemoteFile],
+    ) -> None:
+        """Fail before the first byte where the files cannot fit."""
+        pending = [
+            (file, disk.size(transfer.partial(file)) + disk.size(self._layer(file))) for file in (*missing, *packed)
+        ]
+        needed = sum(max(0, (file.size or 0) - here) for file, here in pending)
+        self._progress.total = sum(file.size or 0 for file in (*files, *packed))
+        self._progress.present = self._progress.total - needed
+        # An archive lies beside what has been unpacked of it until all of it has.
+        unpacking = max((file.size or 0 for file in packed), default=0)
+        disk.reserve(self._target, needed + unpacking, str(self._source))
+
+    def _assemble(self, files: Sequence[RemoteFile], packed: Iterable[RemoteFile]) -> Sequence[RemoteFile]:
+        """Give what was unpacked its names."""
+        tree = archives.overlay(archives.read_index(self._unpacked(file)) for file in packed)
+        has_config = any(file.path in {CONFIG, ADAPTER_CONFIG} for file in files)
+        model = archives.find_model(tree, at_the_root=has_config)
+        chosen = choose([*files, *(RemoteFile(path, entry.size) for path, entry in model.items())])
+        names: dict[Path, list[Path]] = {}
+        for file in chosen:
+            if file.path in model:
+                entry = model[file.path]
+                names.setdefault(self._own / _UNPACKED / entry.folder / str(entry.number), []).append(
+                    self._target / file.path
+                )
+        for numbered, (first, *others) in names.items():
+            # A run that was cut short may have done this one already.
+            if numbered.exists():
+                disk.settle(numbered, first)
+            for other in others:
+                other.parent.mkdir(parents=True, exist_ok=True)
+                other.unlink(missing_ok=True)
+                os.link(first, other)
+        if lost := [file.path for file in chosen if not disk.is_whole(self._target, file)]:
+            shutil.rmtree(self._own / _UNPACKED)
+            raise Failed(f"{lost[0]} of {self._source} was unpacked and is gone: fetch it again.")
+        for name in {file.path for file in files} - {file.path for file in chosen}:
+            (self._target / name).unlink(missing_ok=True)
+        return chosen
+
+    def _layer(self, file: RemoteFile) -> Path:
+        return self._own / f"{file.checksum.hex if file.checksum else ''}.layer"
+
+    def _unpacked(self, file: RemoteFile) -> Path:
+        return self._own / _UNPACKED / (file.checksum.hex if file.checksum else "")
+
+
+@asynccontextmanager
+async def _connect(source: HubSource | ObjectSource | RegistrySource, options: Options) -> AsyncIterator[Remote]:
+    if isinstance(source, HubSource):
+        async with connect_hub(source, options) as hub:
+            yield hub
+    elif isinstance(source, RegistrySource):
+        async with connect_registry(source, options) as registry:
+            yield registry
+    else:
+        yield Objects(source, options)
+
+
+def _find_finished(source: Source, target: Path) -> Marker | None:
+    """What a run has finished here, as long as every file still has its size."""
+    with disk.disk(target):
+        marker = disk.read_marker(target)
+        if marker is None or marker.source != str(source):
+            return None
+        return marker if all(disk.is_whole(target, file) for file in marker.files) else None
+
+
+def _verify_mounted(source: MountedSource, target: Path) -> None:
+    if not target.is_dir():
+        raise NotFound(f"{source} is no folder in the pod: {target} is not there.")
+    if not any((target / name).is_file() for name in _MODEL_FILES):
+        raise NotFound(
+            f"{source} holds no {CONFIG}: spec.model.source must name the folder that holds the model's files."
+        )
+
+
+def _refuse_strays(source: Source, snapshot: Snapshot) -> None:
+    for file in snapshot.files:
+        if not stays_inside(file.path):
+            raise Failed(f"{source} names a file outside of it, or under a name that cannot be used: {file.path!r}.")
+
+
+def _check_config(path: Path, options: Options) -> None:
+    """Compare a model's config.json, where it has one, with what is asked of it."""
+    if options.check is None or not path.is_file():
+        return
     try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(f"No room is left in {target}.") from error
-        raise Failed(f"Cannot write to {target}: {error.strerror or error}.") from error
+        with path.open("rb") as content:
+            config = json.loads(content.read(MAX_CONFIG))
+    except ValueError as error:
+        raise Failed(f"The model's {CONFIG} is not JSON: {error}.") from error
+    if isinstance(config, dict) and (sentences := check_model(config, options.check)):
+        raise Contradiction(" ".join(sentences))
 
 
 @contextmanager
 def _first_failure() -> Iterator[None]:
-    """One file's failure ends all; it is raised as itself."""
+    """One task's failure ends all; it is raised as itself."""
     try:
         yield
     except ExceptionGroup as group:
@@ -367,37 +345,3 @@ def _first_failure() -> Iterator[None]:
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         raise error from group
-
-
-def _matches(file: RemoteFile, path: Path) -> bool:
-    if file.size is not None and _size(path) != file.size:
-        return False
-    if file.checksum is None:
-        return True
-    digest = download.hasher(file)
-    with path.open("rb") as content:
-        while chunk := content.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == file.checksum.hex
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _read_marker(target: Path) -> Marker | None:
-    try:
-        return download.parse_marker(json.loads((target / MARKER).read_bytes()))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write_marker(target: Path, marker: Marker) -> None:
-    path = target / MARKER
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(download.render_marker(marker), indent=1) + "\n")
-    draft.replace(path)
-
-
-def _render_bytes(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.1f} MiB"

@@ -22,7 +22,7 @@ import structlog
 from lull.api.base import FETCHED_SOURCE_PATTERN
 from lull.doors.serving import Answer, Call
 from lull.fetcher.adapters import verify
-from lull.fetcher.failures import DiskFull, Failed
+from lull.fetcher.failures import DiskFull, Failed, NotWritable, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -85,8 +85,10 @@ class Shelf:
         async with self._group:
             self._take_stock()
             await stop.wait()
-            for task in self._work.values():
-                task.cancel()
+            for identity, task in self._work.items():
+                # What is being removed is removed to the end.
+                if identity in self._entries:
+                    task.cancel()
 
     def answer(self, call: Call) -> Answer:
         """`PUT` and `DELETE /adapters/<id>`, `GET /adapters`, `GET /healthz`."""
@@ -214,7 +216,7 @@ class Shelf:
 
 def _may_pass(failure: Failed) -> bool:
     """Whether trying again may help: after trouble on the way or with room, not after what the files themselves say."""
-    return isinstance(failure, DiskFull) or failure.__cause__ is not None
+    return isinstance(failure, DiskFull | NotWritable | Unreachable)
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,9 @@ from e2e.cluster.processes import Process
 from e2e.cluster.state import State, StateFile
 
 
-@pytest.mark.parametrize("binary", [*tools.BINARIES, tools.HELM_UNITTEST], ids=lambda binary: binary.name)
+@pytest.mark.parametrize(
+    "binary", [*tools.BINARIES, *tools.STORES, tools.HELM_UNITTEST], ids=lambda binary: binary.name
+)
 def test_every_program_is_pinned_by_a_committed_module(binary: tools.Binary) -> None:
     module = Path(tools.__file__).parent / "go" / binary.module / "go.mod"
 

@@ -6,20 +6,17 @@ from hypothesis import strategies as st
 
 from lull.fetcher import download
 from lull.fetcher.download import Marker
-from lull.fetcher.failures import Failed, Forbidden, NotFound
-from lull.fetcher.snapshot import Checksum, HubSource, RemoteFile
-
-SOURCE = HubSource("org/name", "main")
+from lull.fetcher.snapshot import Checksum, RemoteFile
 
 
 def test_a_marker_survives_being_written() -> None:
     files = (RemoteFile("a", 1, Checksum("git", "b" * 40)), RemoteFile("c/d", 2))
-    marker = Marker("org/name", "main", "c" * 40, files)
+    marker = Marker("hf://org/name", "c" * 40, files)
 
     assert download.parse_marker(download.render_marker(marker)) == marker
 
 
-@pytest.mark.parametrize("answer", [{}, [], None, {"repository": "a", "revision": "b", "commit": "c", "files": [{}]}])
+@pytest.mark.parametrize("answer", [{}, [], None, {"source": "hf://a/b", "version": "c", "files": [{}]}])
 def test_a_strange_marker_counts_as_none(answer: dict[str, object]) -> None:
     assert download.parse_marker(answer) is None
 
@@ -59,26 +56,18 @@ def test_another_content_never_continues_a_partial_file() -> None:
     assert download.partial_name(first) != download.partial_name(second)
 
 
-def test_storage_behind_a_redirect_is_described_by_the_hub() -> None:
-    headers = {"content-length": "1369", "etag": '"x-3"', "x-linked-size": "5", "x-linked-etag": f'"{"e" * 64}"'}
-
-    described = download.describe(RemoteFile("m.safetensors"), headers)
-
-    assert described == RemoteFile("m.safetensors", 5, Checksum("sha256", "e" * 64))
-
-
 @pytest.mark.parametrize(
-    ("status", "has_token", "kind", "sentence"),
+    ("checksum", "expected"),
     [
-        (404, True, NotFound, "was not found on https://hub."),
-        (404, False, NotFound, "spec.model.secretName"),
-        (401, False, Forbidden, "asks for a token"),
-        (403, True, Forbidden, "its account has no access"),
-        (400, True, Failed, "status 400"),
+        (Checksum("git", ""), "8c7e5a667f1b771847fe88c01c3de34413a1b220"),
+        (Checksum("md5", ""), "7fc56270e7a70fa81a5935b72eacbe29"),
+        (Checksum("sha256", ""), "559aead08264d5795d3909718cdd05abd49572e84fe55590eef31a88a08fdffd"),
+        (None, "559aead08264d5795d3909718cdd05abd49572e84fe55590eef31a88a08fdffd"),
     ],
 )
-def test_says_what_a_refusal_means(status: int, *, has_token: bool, kind: type[Failed], sentence: str) -> None:
-    failure = download.refusal(status, source=SOURCE, endpoint="https://hub", has_token=has_token)
+def test_computes_what_stores_compute(checksum: Checksum | None, expected: str) -> None:
+    state = download.hasher(RemoteFile("a", 1, checksum))
 
-    assert type(failure) is kind
-    assert sentence in str(failure)
+    state.update(b"A")
+
+    assert state.hexdigest() == expected

@@ -13,7 +13,7 @@ import pytest
 
 from lull.doors.serving import Answer, Call, serve
 from lull.fetcher.adapters import Wanted
-from lull.fetcher.failures import DiskFull, Failed, NotFound
+from lull.fetcher.failures import DiskFull, Failed, NotFound, Unreachable
 from lull.fetcher.shelf import MAX_ADAPTERS, Shelf
 from tests.unit.fetcher.test_adapters import write
 
@@ -164,9 +164,11 @@ async def test_one_that_is_wrong_is_cleared_away_and_keeps_no_other(tmp_path: Pa
 
 async def test_what_may_pass_is_tried_again(tmp_path: Path) -> None:
     store = Store()
-    unreachable = Failed("The hub cannot be reached.")
-    unreachable.__cause__ = ConnectionError("refused")
-    store.failures[SOURCE] = [unreachable, DiskFull("No room."), OSError(28, "No space left on device")]
+    store.failures[SOURCE] = [
+        Unreachable("The hub cannot be reached."),
+        DiskFull("No room."),
+        OSError(28, "No space left on device"),
+    ]
     async with running(tmp_path, store) as sidecar:
         sidecar.put("a-1")
 
