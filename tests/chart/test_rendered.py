@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lull.api import names
+from lull.core.diagnosis import REQUIRED_ACCESS
 from lull.settings import GatewaySettings, OperatorSettings
 from tests.chart.conftest import CHART, ROOT
 from tests.chart.reading import container, environment, kinds, one, pod_specs, rules
@@ -51,6 +52,10 @@ FULL = {
 def test_the_operator_may_do_exactly_what_it_does(defaults: list[Manifest]) -> None:
     assert rules(one(defaults, "ClusterRole", "lull-operator")) == OPERATOR_OF_THE_CLUSTER
     assert rules(one(defaults, "Role", "lull-operator-own")) == OPERATOR_AT_HOME
+
+
+def test_the_doctor_asks_for_nothing_that_is_not_granted(defaults: list[Manifest]) -> None:
+    assert rules(one(defaults, "ClusterRole", "lull-operator")) >= set(REQUIRED_ACCESS)
 
 
 def test_the_lease_is_the_releases_and_its_spec_the_operators(defaults: list[Manifest]) -> None:

@@ -61,6 +61,8 @@ def test_doctor_says_what_is_missing(apiserver: ApiServer) -> None:
 
     found = {one["subject"]: one["verdict"] for one in json.loads(result.stdout)}
     assert result.returncode == 1
+    # Other tests install LeaderWorkerSets meanwhile.
+    assert found.pop("LeaderWorkerSet") in {"ok", "warn"}
     assert found == {
         "Kubernetes": "ok",
         "CRD": "ok",
@@ -68,7 +70,6 @@ def test_doctor_says_what_is_missing(apiserver: ApiServer) -> None:
         "gateway": "fail",
         "accelerators": "warn",
         "storage": "warn",
-        "LeaderWorkerSet": "warn",
         "Prometheus": "warn",
     }
 

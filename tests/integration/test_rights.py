@@ -12,6 +12,7 @@ import socket
 import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,9 +185,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
         for path in (ROOT / "crds" / "llmdeployments.lull.dev.yaml", crds("lws"), crds("podmonitor")):
             started.kubectl("apply", "--server-side", "-f", str(path))
             plural = yaml.safe_load(path.read_text())["spec"]["names"]["plural"]
-            wait_until(
-                lambda plural=plural: plural in started.kubectl("api-resources", "-o", "name", check=False), folder
-            )
+            wait_until(partial(serves, started, plural), folder)
         yield Audited(started, log)
 
 
@@ -252,7 +251,7 @@ async def drive(release: Release, gateway_url: str) -> None:
     release.kubectl("annotate", "llm", "single", "look=again", "-n", namespace)
     for one in orphans:
         kind, name = f"{one['kind']}.{one['apiVersion'].rpartition('/')[0]}".rstrip("."), one["metadata"]["name"]
-        await until(lambda kind=kind, name=name: is_gone(release.find(kind, name, namespace)))
+        await until(partial(is_gone, release, kind, name))
     release.kubectl("delete", "llm", "--all", "-n", namespace)
     # The Lease is renewed meanwhile, too.
     await asyncio.sleep(2)
@@ -327,8 +326,14 @@ def orphan(kind: str, owner: Manifest) -> Manifest:
     }
 
 
-def is_gone(found: Manifest | None) -> bool:
+def serves(server: ApiServer, plural: str) -> bool:
+    """Whether discovery knows the kind by now."""
+    return plural in server.kubectl("api-resources", "-o", "name", check=False)
+
+
+def is_gone(release: Release, kind: str, name: str) -> bool:
     """Whether it was deleted: a claim waits for a controller that is not here to find that no pod uses it."""
+    found = release.find(kind, name, release.served)
     return found is None or "deletionTimestamp" in found["metadata"]
 
 
