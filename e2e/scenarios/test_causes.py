@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from e2e.cluster.model import GPUS_PER_NODE
-from e2e.demo.story import hub
+from e2e.demo.story import hub, real_deployment
 from e2e.lab import conditions, open_lab, sim_deployment
 from e2e.scenarios.conftest import HUB_NAMESPACE
 
@@ -203,6 +203,19 @@ async def test_each_cause_reaches_the_llmdeployment_with_what_to_change(lab: Lab
 
     wrong = {name: said for name, said in zip(causes, read, strict=True) if not _fits(causes[name], said)}
     assert not wrong, "\n".join(f"{name}: {said}" for name, said in wrong.items())
+
+
+async def test_real_vllm_whose_engine_core_cannot_start_says_why(lab: Lab) -> None:
+    async with _hub(lab):
+        written = real_deployment(lab.installation.images["engine-cpu"], "cramped")
+        written["spec"] |= {"replicas": 1}
+        written["spec"]["engine"] |= {"extraArgs": ["--kv-cache-memory-bytes=64K"]}
+        await lab.apply(written)
+
+        condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=240)
+
+    assert "No available memory for the cache blocks" in condition["message"]
+    assert "spec.engine.gpuMemoryUtilization" in condition["message"]
 
 
 async def test_an_event_says_each_cause_once_also_when_the_operator_starts_anew(lab: Lab) -> None:
