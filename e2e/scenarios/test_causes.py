@@ -103,7 +103,7 @@ SOURCES: Final = {
     ),
     "revision-missing": Cause("SourceNotFound", ("spec.model.source",), _model("hf://lull/tiny@no-such-revision")),
     "secret-missing": Cause(
-        "ConfigError",
+        "SourceForbidden",
         ('"no-such-secret"', "spec.model.secretName"),
         _model("hf://gated/tiny", secretName="no-such-secret"),
     ),
@@ -138,6 +138,11 @@ PODS: Final = {
         "ConfigError",
         ("no-such-class", "spec.podTemplate.priorityClassName"),
         {"podTemplate": {"priorityClassName": "no-such-class"}},
+    ),
+    "variable": Cause(
+        "ConfigError",
+        ('secret "no-such-secret" not found', "spec.engine.env"),
+        {"engine": {"env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "key"}}}]}},
     ),
     "flag": Cause(
         "EngineArgumentInvalid",

@@ -291,22 +291,11 @@ def _waits_for_set_up(pod: Manifest) -> float | None:
 
 
 def _judge_set_up(case: Case, began: float) -> Trouble:
-    secrets = tuple(_mounted_secrets(case.spec)) if case.spec is not None else ()
-    if secrets:
-        detail = f"the node cannot mount what the pod needs: does {' or '.join(secrets)} exist, with its keys?"
-        return Trouble(Reason.CONFIG_ERROR, detail, since=began)
     if case.spec is not None and _has_claim(case.spec):
         detail = "the node cannot mount the volume of the weights: it is attached elsewhere, or its driver fails"
         return Trouble(Reason.VOLUME_PENDING, detail, since=began)
     detail = "the node cannot set the pod up: its volumes or its network fail"
     return Trouble(Reason.CONFIG_ERROR, detail, "The pod's Events say more: kubectl describe pod.", since=began)
-
-
-def _mounted_secrets(spec: LLMDeploymentSpec) -> Iterator[str]:
-    if spec.model.secret_name is not None:
-        yield f'Secret "{spec.model.secret_name}" (spec.model.secretName)'
-    if spec.adapters is not None and spec.adapters.secret_name is not None:
-        yield f'Secret "{spec.adapters.secret_name}" (spec.adapters.secretName)'
 
 
 def _has_claim(spec: LLMDeploymentSpec) -> bool:
@@ -399,7 +388,8 @@ def _advise_credentials(model: ModelSpec) -> str:
     licence = ", and accept its licence on the hub" if scheme == "hf" else ""
     if model.secret_name is None:
         return f"Set spec.model.secretName to a Secret whose {_KEYS[scheme]} may read the model{licence}."
-    return f'Give Secret "{model.secret_name}" (spec.model.secretName) {_KEYS[scheme]} that may read it{licence}.'
+    secret = f'Secret "{model.secret_name}" (spec.model.secretName)'
+    return f"See that {secret} exists, and that its {_KEYS[scheme]} may read the model{licence}."
 
 
 def _advise_disk(spec: LLMDeploymentSpec | None) -> str:

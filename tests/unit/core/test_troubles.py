@@ -271,12 +271,6 @@ def _set_up(at: str) -> Manifest:
 @pytest.mark.parametrize(
     ("spec", "reason", "words"),
     [
-        ({"model": {"source": "hf://org/name", "secretName": "mine"}}, Reason.CONFIG_ERROR, '"mine"'),
-        (
-            {"adapters": {"secretName": "theirs", "items": [{"name": "a", "source": "hf://org/a"}]}},
-            Reason.CONFIG_ERROR,
-            "spec.adapters.secretName",
-        ),
         ({"model": {"source": "pvc://weights"}}, Reason.VOLUME_PENDING, "volume"),
         ({}, Reason.CONFIG_ERROR, "network"),
     ],
