@@ -28,7 +28,7 @@ async def test_every_status_is_kept_whole(kube: Kube, namespace: str) -> None:
     for case in STATUSES:
         status = yaml.safe_load((case / "status.yaml").read_text())
         assert stored is not None
-        await kube.patch_status(LLMDEPLOYMENTS, stored, {"coldStart": None, **status})
+        await kube.patch_status(LLMDEPLOYMENTS, stored, {"coldStart": None, "engine": None, **status})
         stored = await kube.get(LLMDEPLOYMENTS, namespace, "llama-8b")
 
         assert stored is not None
