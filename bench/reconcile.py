@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 NAMESPACE: Final = "bench"
 SYSTEM: Final = "bench-system"
 CHILDREN: Final = (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS)
+NODES: Final = 3
 CREATORS: Final = 16
 """Requests at a time of whoever creates the LLMDeployments."""
 SECONDS_EACH: Final = 0.03
@@ -74,6 +75,7 @@ async def measure_size(size: int) -> list[Claim]:
     """So many LLMDeployments from nothing, a quiet minute, and a restart."""
     with tempfile.TemporaryDirectory() as folder, start_apiserver(Path(folder)) as apiserver:
         _install(apiserver)
+        _add_nodes(apiserver)
         for namespace in (NAMESPACE, SYSTEM):
             apiserver.kubectl("create", "namespace", namespace)
         async with connect(str(apiserver.kubeconfig)) as kube, serve_gateway("0.0.0.0") as gateway:
@@ -325,6 +327,19 @@ def _install(apiserver: ApiServer) -> None:
     while "KIND:" not in apiserver.kubectl("explain", "llmdeployment", check=False):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def _add_nodes(apiserver: ApiServer) -> None:
+    """Let there be nodes that the pods would fit on, so that nothing is to be warned of."""
+    sizes = {"cpu": "64", "memory": "256Gi", "pods": "110", "nvidia.com/gpu": "8"}
+    for number in range(NODES):
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": f"node-{number}"},
+            "status": {"capacity": sizes, "allocatable": sizes, "conditions": [{"type": "Ready", "status": "True"}]},
+        }
+        apiserver.kubectl("create", "-f", "-", stdin=json.dumps(node))
 
 
 def _write_kubeconfig(apiserver: ApiServer, folder: Path) -> Path:

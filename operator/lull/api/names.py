@@ -57,20 +57,27 @@ NAME_RULE: Final = (
     "start with a letter and end with a letter or digit"
 )
 
-# What is made from it adds up to 15 characters ("-<group>-<10 hex>" in a revision of a group's workers), and 63 are what
-# fits into a label.
-_MAX_NAME: Final = 48
+_MAX_NAME: Final = 52  # its ReplicaSets add "-<10 hex>", and 63 characters are what fits into a label
+_MAX_GROUP_NAME: Final = 48  # a revision of its workers adds "-<group>-<10 hex>"
 
 
 def child(deployment: str, *parts: str) -> str:
     """Name of a child object: readable while it fits, cut and given a digest when it does not."""
-    name = "-".join((deployment, *parts))
-    if len(name) <= _MAX_NAME:
-        return name
-    digest = sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: _MAX_NAME - 9].rstrip('-.')}-{digest}"
+    return _cut("-".join((deployment, *parts)), _MAX_NAME)
+
+
+def workload(deployment: str, pool: str, *, nodes: int) -> str:
+    """Name of what runs a pool's replicas, each of which spans so many nodes."""
+    return _cut(f"{deployment}-{pool}", _MAX_NAME if nodes == 1 else _MAX_GROUP_NAME)
 
 
 def engine_labels(deployment: str) -> dict[str, str]:
     """Labels that select every engine pod of one LLMDeployment."""
     return {LABEL_COMPONENT: COMPONENT_ENGINE, LABEL_DEPLOYMENT: deployment}
+
+
+def _cut(name: str, limit: int) -> str:
+    if len(name) <= limit:
+        return name
+    digest = sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: limit - 9].rstrip('-.')}-{digest}"

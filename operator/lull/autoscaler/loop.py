@@ -246,8 +246,12 @@ _VIEWS: Final = frozenset({Reason.SCALING, Reason.MANUAL, Reason.METRICS_UNAVAIL
 
 def _find_workloads(deployment: LLMDeployment, owned: Iterable[Manifest]) -> dict[str, Manifest]:
     """Those workloads of the pools that are there, by pool."""
-    kind = DEPLOYMENTS.kind if deployment.spec.accelerator.nodes_per_replica == 1 else LEADER_WORKER_SETS.kind
-    pools = {names.child(deployment.key.name, pool.name): pool.name for pool in deployment.spec.placement.pools}
+    nodes = deployment.spec.accelerator.nodes_per_replica
+    kind = DEPLOYMENTS.kind if nodes == 1 else LEADER_WORKER_SETS.kind
+    pools = {
+        names.workload(deployment.key.name, pool.name, nodes=nodes): pool.name
+        for pool in deployment.spec.placement.pools
+    }
     return {
         pools[workload["metadata"]["name"]]: workload
         for workload in owned

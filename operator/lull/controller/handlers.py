@@ -33,8 +33,22 @@ class EndlessBackoffs:
             pause = min(pause * 2, 15.0)
 
 
+class NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps no picture of objects: nobody here asks what changed, and each would cost two deep copies of an event."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:  # noqa: ANN401  Kopf's own shape
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:  # noqa: ANN401  Kopf's own shape
+        return None
+
+    def store(self, **_: Any) -> None:  # noqa: ANN401  Kopf's own shape
+        return None
+
+
 def build_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = NoDiffBase()
     settings.posting.enabled = False
     settings.posting.loggers = False
     # The kinds are known and there before we start; looking for others takes rights on all CRDs and namespaces.

@@ -39,8 +39,8 @@ _SOON_SECONDS: Final = 15.0
 """How soon to look again for what nobody tells: a name that has become free, a node that has come."""
 _OF_THE_CLUSTER: Final = frozenset({Reason.ACCELERATORS_EXCEED_NODES, Reason.LEADER_WORKER_SET_MISSING})
 """Refusals that another cluster would not make, so that this one may stop to."""
-_WRITTEN_SECONDS: Final = 0.25
-"""How soon to look at what became of what was written: until then the autoscaler has decided, too."""
+_BORN_SECONDS: Final = 0.25
+"""How soon after its children's birth an LLMDeployment gets its first status: then the autoscaler has decided, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,10 @@ class Reconciler:
             desired = build(deployment, self._read_settings())
             nodes = self._check_nodes(deployment, desired)
             observed, has_changed = await self._follow_spec(deployment, desired)
+            if has_changed and not deployment.status.conditions:
+                return _BORN_SECONDS
             if has_changed:
-                return _WRITTEN_SECONDS
+                observed = snapshot(self._store, deployment)
             problem = None
         except InvalidSpec as error:
             observed, problem = snapshot(self._store, deployment), Problem(error.reason, str(error))

@@ -252,10 +252,8 @@ def view_adapter(name: str, findings: Sequence[tuple[Replica, AdapterState, str]
 
 
 def parse_replicas(pods: Iterable[Manifest]) -> tuple[Replica, ...]:
-    """The replicas that engine pods are, each with the pods of its group; those that go are left out."""
-    staying = [
-        pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and (pod.get("status") or {}).get("podIP")
-    ]
+    """The replicas that engine pods are, each with the pods of its group; those that go or have ended are left out."""
+    staying = [pod for pod in pods if _is_staying(pod)]
     leaders = [pod for pod in staying if _label(pod, names.LABEL_COMPONENT) == names.COMPONENT_ENGINE]
     workers = [pod for pod in staying if _label(pod, names.LABEL_COMPONENT) == names.COMPONENT_WORKER]
     return tuple(
@@ -348,6 +346,12 @@ def _read_error(body: bytes) -> str:
         return body.decode(errors="replace").strip()
     error = content.get("error") if isinstance(content, dict) else None
     return str(error.get("message", "")) if isinstance(error, dict) else body.decode(errors="replace").strip()
+
+
+def _is_staying(pod: Manifest) -> bool:
+    status = pod.get("status") or {}
+    has_ended = status.get("phase") in {"Failed", "Succeeded"}
+    return "deletionTimestamp" not in pod["metadata"] and bool(status.get("podIP")) and not has_ended
 
 
 def _label(pod: Manifest, key: str) -> str | None:

@@ -162,14 +162,17 @@ class Admission:
         them, finds what is left.
         """
         line = self._lines.get(key)
-        if line is None or free("") <= len(line.granted):
+        if line is None or not line.held:
             return ()
-        room = {lane: free(lane) for lane in line.lanes}
+        all_free = free("")
+        room: dict[str, int] = {}
         heads = [(held.find_oldest(), lane) for lane, held in line.lanes.items()]
         heapq.heapify(heads)
         released: list[Ticket] = []
-        while heads:
+        while heads and all_free > len(line.granted):
             number, lane = heapq.heappop(heads)
+            if lane not in room:
+                room[lane] = free(lane) if lane else all_free
             if room[lane] <= len(line.granted):
                 continue
             released.append(_let_go(line, lane, number))

@@ -330,12 +330,15 @@ def find_failure(directory: Directory, key: Key, adapter: str) -> str | None:
 
 
 def adapter_failed(adapter: str, why: str) -> Refusal:
-    return unavailable(
+    refusal = unavailable(
         503,
         f"The adapter `{adapter}` cannot be loaded: {why}",
         code="adapter_failed",
         retry_after=RETRY_AFTER_FAILED,
     )
+    # Only a person can help: OpenAI's clients know this word, and would try on their own for minutes without it.
+    refusal.headers["x-should-retry"] = "false"
+    return refusal
 
 
 def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:

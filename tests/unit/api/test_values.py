@@ -62,6 +62,11 @@ def test_a_long_child_is_cut_and_still_told_apart() -> None:
     assert max(len(first), len(second)) <= 52
 
 
+def test_a_group_leaves_more_room_for_what_is_made_from_its_name() -> None:
+    assert names.workload("a" * 40, "b" * 11, nodes=1) == f"{'a' * 40}-{'b' * 11}"
+    assert len(names.workload("a" * 40, "b" * 11, nodes=2)) == 48
+
+
 def test_the_first_served_name_is_the_engines_own() -> None:
     model = {"source": "hf://org/name", "name": "a", "aliases": ["b", "c"]}
 

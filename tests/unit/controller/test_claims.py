@@ -24,8 +24,8 @@ class Scene:
         self.claims = Claims(self.store, lambda key: self.told.append(key.name))
         self.store.listen(self.claims.take)
 
-    def put(self, name: str, *, created: int, serving: str | None = None) -> None:
-        self.store._take(WatchEvent("ADDED", _written(name, created, serving)))
+    def put(self, name: str, *, created: int, serving: str | None = None, adapter: str | None = None) -> None:
+        self.store._take(WatchEvent("ADDED", _written(name, created, serving, adapter)))
 
     def remove(self, name: str) -> None:
         self.store._take(WatchEvent("DELETED", _written(name, 0, None)))
@@ -34,8 +34,13 @@ class Scene:
         return self.claims.find_conflict(Key("default", name))
 
 
-def _written(name: str, created: int, serving: str | None) -> Manifest:
-    whole = manifest(name=name, model={"source": "hf://org/name", **({"name": serving} if serving else {})})
+def _written(name: str, created: int, serving: str | None, adapter: str | None = None) -> Manifest:
+    items = [{"name": adapter, "source": "hf://org/adapter"}] if adapter else []
+    whole = manifest(
+        name=name,
+        model={"source": "hf://org/name", **({"name": serving} if serving else {})},
+        **({"adapters": {"items": items}} if items else {}),
+    )
     metadata = {
         **whole["metadata"],
         "uid": name,
@@ -80,3 +85,20 @@ async def test_judges_at_once_where_it_is_asked_to() -> None:
     scene.claims.judge()
 
     assert scene.conflict("b") is not None
+
+
+async def test_an_adapter_that_takes_anothers_name_is_lost_alone_until_that_goes() -> None:
+    scene = Scene()
+    scene.put("a", created=1, adapter="fr")
+    scene.put("b", created=2, adapter="fr")
+    await asyncio.sleep(1)
+
+    key = Key("default", "b")
+    assert scene.conflict("b") is None
+    assert scene.claims.find_adapter_conflicts(key) == {"fr": '"fr" is already served by default/a'}
+    assert scene.told == ["b"]
+    scene.remove("a")
+    await asyncio.sleep(1)
+
+    assert scene.claims.find_adapter_conflicts(key) == {}
+    assert scene.told == ["b", "b"]

@@ -291,6 +291,7 @@ class TestParsing:
             pod("m-0-1", group="g0", component=names.COMPONENT_WORKER, address="10.0.0.2"),
             pod("m-1-1", group="g1", component=names.COMPONENT_WORKER, address="10.0.0.3"),
             pod("gone", group="g2", deleting=True),
+            {**(evicted := pod("evicted")), "status": {**evicted["status"], "phase": "Failed"}},
             pod("new", group="g3", address=None),
         ]
 

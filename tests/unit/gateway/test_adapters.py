@@ -198,10 +198,11 @@ async def test_an_adapter_that_cannot_be_loaded_is_refused_at_once(world: World)
     await add(world, Engine())
     await world.wait_listed("fr")
 
-    status, body = await world.ask(model="fr")
+    async with world.chat(model="fr") as response:
+        error = (await response.json())["error"]
 
-    error = orjson.loads(body)["error"]
-    assert (status, error["code"]) == (503, "adapter_failed")
+    assert (response.status, error["code"]) == (503, "adapter_failed")
+    assert response.headers["x-should-retry"] == "false"
     assert "Its rank 64 is over 16." in error["message"]
     assert (await world.ask())[0] == 200
 

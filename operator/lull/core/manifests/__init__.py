@@ -11,8 +11,8 @@ from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest
 from lull.api.model import AccessMode, CacheSpec, CacheType
 from lull.api.reasons import Reason
 from lull.core.manifests.groups import build_group, is_grouped, member_labels, peers_rule
-from lull.core.manifests.metadata import build_metadata, canonical, freeze
-from lull.core.manifests.pods import build_template, common_labels, pool_labels
+from lull.core.manifests.metadata import build_metadata, build_workload_metadata, canonical, freeze
+from lull.core.manifests.pods import build_template, pool_labels
 from lull.core.manifests.settings import BuildSettings
 from lull.core.manifests.volumes import build_claim_spec
 from lull.core.schedules import check_schedules
@@ -109,8 +109,7 @@ def _build_deployment(deployment: LLMDeployment, pool: PoolSpec, revision: str, 
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            **build_metadata(deployment, names.child(deployment.key.name, pool.name), settings),
-            "labels": {**common_labels(deployment, settings), **pool_labels(deployment, pool)},
+            **build_workload_metadata(deployment, pool, settings),
             "annotations": {names.LABEL_REVISION: revision, names.ANNOTATION_TEMPLATE: freeze(template)},
         },
         "spec": {

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from lull.api import names
 from lull.core.manifests.arguments import STARTUP_SECONDS
-from lull.core.manifests.metadata import build_metadata, freeze
+from lull.core.manifests.metadata import build_workload_metadata, freeze
 from lull.core.manifests.pods import (
     CONTAINER_ENGINE,
     PRE_STOP_SECONDS,
     build_template,
-    common_labels,
-    pool_labels,
 )
 
 if TYPE_CHECKING:
@@ -69,8 +67,7 @@ def build_group(deployment: LLMDeployment, pool: PoolSpec, revision: str, settin
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {
-            **build_metadata(deployment, names.child(deployment.key.name, pool.name), settings),
-            "labels": {**common_labels(deployment, settings), **pool_labels(deployment, pool)},
+            **build_workload_metadata(deployment, pool, settings),
             "annotations": {names.LABEL_REVISION: revision, names.ANNOTATION_TEMPLATE: freeze(template)},
         },
         "spec": {

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from lull.api import names
 from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest, owner_reference
-from lull.core.manifests.pods import common_labels
+from lull.core.manifests.pods import common_labels, pool_labels
 
 if TYPE_CHECKING:
+    from lull.api.placement import PoolSpec
     from lull.core.manifests.settings import BuildSettings
 
 TEMPLATE_LIMIT: Final = 192 * 1024
 """Bytes of a rendered template: it is kept in an annotation, and all annotations together may have 256 KiB."""
+
+
+def build_workload_metadata(deployment: LLMDeployment, pool: PoolSpec, settings: BuildSettings) -> Manifest:
+    nodes = deployment.spec.accelerator.nodes_per_replica
+    return {
+        **build_metadata(deployment, names.workload(deployment.key.name, pool.name, nodes=nodes), settings),
+        "labels": {**common_labels(deployment, settings), **pool_labels(deployment, pool)},
+    }
 
 
 def build_metadata(deployment: LLMDeployment, name: str, settings: BuildSettings) -> Manifest:
