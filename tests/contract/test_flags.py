@@ -64,7 +64,7 @@ def test_vllm_takes_every_flag_that_is_rendered(tmp_path: Path) -> None:
     flags = [
         argument
         for deployment in _list_deployments()
-        for argument in build_arguments(deployment, parse_source(deployment.spec.model))[1:]
+        for argument in build_arguments(deployment, parse_source(deployment.spec))[1:]
     ]
     log = tmp_path / "vllm.log"
 

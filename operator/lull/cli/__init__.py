@@ -61,6 +61,9 @@ def fetch(
     check: Annotated[
         str | None, typer.Option(help="JSON of what the model must allow; compared with its config.json first.")
     ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Copy of the weights to take of several: safetensors, pytorch or mistral.")
+    ] = "safetensors",
 ) -> None:
     """Bring a model's files to a folder.
 
@@ -69,7 +72,7 @@ def fetch(
     """
     from lull.cli.fetch import run
 
-    raise typer.Exit(run(source, to, credentials=credentials, check=check))
+    raise typer.Exit(run(source, to, credentials=credentials, check=check, weights=weights))
 
 
 @app.command("fetch-adapters")

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from lull.core.sizing import parse_wishes
 from lull.doors import clock
 from lull.fetcher.failures import Failed
 from lull.fetcher.options import Options, parse_endpoints, read_credentials
+from lull.fetcher.snapshot import Weights
 from lull.fetcher.sources import parse_source
 
 if TYPE_CHECKING:
@@ -22,14 +24,21 @@ if TYPE_CHECKING:
 TERMINATED = 128 + signal.SIGTERM
 
 
-def run(source: str, to: Path, *, credentials: Path | None = None, check: str | None = None) -> int:
+def run(
+    source: str,
+    to: Path,
+    *,
+    credentials: Path | None = None,
+    check: str | None = None,
+    weights: str = Weights.SAFETENSORS,
+) -> int:
     """Fetch, and return the exit code.
 
     On failure the last line on stderr is one sentence: Kubernetes shows it as the container's termination message.
     """
     os.umask(0o022)  # the engine runs as another user
     try:
-        options = read_options(credentials, check)
+        options = replace(read_options(credentials, check), weights=_read_weights(weights))
         return asyncio.run(_until_told_to_stop(parse_source(source), to, options))
     except Failed as failure:
         print(failure, file=sys.stderr, flush=True)
@@ -43,6 +52,13 @@ def read_options(credentials: Path | None, check: str | None = None) -> Options:
     except ValueError as error:
         raise Failed(f"--check cannot be read: {error}.") from error
     return Options(parse_endpoints(os.environ), read_credentials(credentials, os.environ), wishes)
+
+
+def _read_weights(text: str) -> Weights:
+    try:
+        return Weights(text)
+    except ValueError:
+        raise Failed(f"--weights cannot be {text!r}, but {', '.join(Weights)}.") from None
 
 
 def log(event: str, *, level: str = "info", **fields: object) -> None:

@@ -115,7 +115,8 @@ class _Fetch:
         _refuse_strays(self._source, snapshot)
         useful = [file for file in snapshot.files if is_useful(file.path)]
         files: Sequence[RemoteFile] = [
-            await transfer.describe(file) for file in (useful if snapshot.archives else choose(useful))
+            await transfer.describe(file)
+            for file in (useful if snapshot.archives else choose(useful, self._options.weights))
         ]
         packed = [file for file in snapshot.archives if not (self._unpacked(file) / archives.INDEX).is_file()]
         record = self._read_record()
@@ -256,7 +257,8 @@ class _Fetch:
         tree = archives.overlay(archives.read_index(self._unpacked(file)) for file in packed)
         has_config = any(file.path in {CONFIG, ADAPTER_CONFIG} for file in files)
         model = archives.find_model(tree, at_the_root=has_config)
-        chosen = choose([*files, *(RemoteFile(path, entry.size) for path, entry in model.items())])
+        candidates = [*files, *(RemoteFile(path, entry.size) for path, entry in model.items())]
+        chosen = choose(candidates, self._options.weights)
         names: dict[Path, list[Path]] = {}
         for file in chosen:
             if file.path in model:

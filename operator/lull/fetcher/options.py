@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lull.fetcher.failures import Forbidden
+from lull.fetcher.snapshot import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,7 @@ class Options:
     """By the keys of the Secret; `token` opens the hub."""
     check: Wishes | None = None
     """What the LLMDeployment asks of the model: compared with its config.json before the weights are fetched."""
+    weights: Weights = Weights.SAFETENSORS
     patience: float = 300.0
     """Seconds without a single byte after which a source that fails is given up."""
     silence: float = 30.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum, unique
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -69,24 +70,45 @@ class Snapshot:
     """Files that hold files, each laid over the ones before it; their paths are those of their own, not the model's."""
 
 
-def choose(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+@unique
+class Weights(StrEnum):
+    """Which copy of the weights is wanted where a source has several; where it has one, that will do."""
+
+    SAFETENSORS = "safetensors"
+    PYTORCH = "pytorch"
+    MISTRAL = "mistral"
+    """Mistral's own consolidated files."""
+
+
+def choose(files: Iterable[RemoteFile], weights: Weights = Weights.SAFETENSORS) -> tuple[RemoteFile, ...]:
     """Pick what an engine reads: one copy of the weights, and everything that is not weights or decoration."""
     wanted = [file for file in files if is_useful(file.path)]
     paths = [PurePosixPath(file.path) for file in wanted]
     with_safetensors = {path.parent for path in paths if path.suffix == ".safetensors"}
+    with_pickles = {path.parent for path in paths if path.name.startswith("pytorch_model") or path.suffix == ".pt"}
+    with_consolidated = {path.parent for path in paths if _is_consolidated(path)}
     sharded_or_whole = {
         path.parent for path in paths if path.name.startswith("model") and path.suffix == ".safetensors"
     }
 
     def is_second_copy(path: PurePosixPath) -> bool:
-        if path.suffix in {".bin", ".pt"}:
-            return path.parent in with_safetensors
-        return path.name.startswith("consolidated") and path.parent in sharded_or_whole
+        is_pickle = path.suffix in {".bin", ".pt"}
+        if weights is Weights.PYTORCH and path.parent in with_pickles:
+            return path.suffix == ".safetensors"
+        if weights is Weights.MISTRAL and path.parent in with_consolidated:
+            return is_pickle or (path.suffix == ".safetensors" and not _is_consolidated(path))
+        return (
+            path.parent in with_safetensors if is_pickle else _is_consolidated(path) and path.parent in sharded_or_whole
+        )
 
     chosen = tuple(file for file, path in zip(wanted, paths, strict=True) if not is_second_copy(path))
     if not any(PurePosixPath(file.path).suffix in _WEIGHTS for file in chosen):
         raise Failed("The source holds no weights that vLLM loads (no .safetensors and no .bin file).")
     return chosen
+
+
+def _is_consolidated(path: PurePosixPath) -> bool:
+    return path.name.startswith("consolidated") and path.suffix == ".safetensors"
 
 
 def is_useful(name: str) -> bool:

@@ -324,6 +324,21 @@ def test_weights_are_read_only_to_an_engine_that_only_reads(spec: dict[str, Any]
     assert all(claim.get("readOnly", False) is not may_write for claim in claims)
 
 
+@pytest.mark.parametrize(
+    ("load_format", "weights"), [("Mistral", "mistral"), ("Pt", "pytorch"), ("NpCache", "pytorch")]
+)
+def test_an_engine_that_reads_another_copy_of_the_weights_gets_it(load_format: str, weights: str) -> None:
+    cache = {"type": "HostPath", "path": "/cache"}
+    model = {"source": "hf://org/name", "cache": cache}
+    engine = {"loadFormat": load_format}
+
+    (fetcher,) = _pod(model=model, engine=engine)["initContainers"]
+
+    assert fetcher["args"][-2:] == ["--weights", weights]
+    # In a shared cache each copy has a folder of its own.
+    assert _engine(model=model, engine=engine)["args"][0] != _engine(model=model)["args"][0]
+
+
 def test_two_sources_never_share_a_folder_of_a_shared_cache() -> None:
     cache = {"type": "PersistentVolumeClaim", "claimName": "weights"}
     sources = ["hf://org/name", "hf://org/name@v1", "hf://org/name-v1", "s3://org/name", "oci://org/name"]

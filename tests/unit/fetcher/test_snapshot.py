@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from lull.fetcher.failures import Failed
-from lull.fetcher.snapshot import RemoteFile, choose, stays_inside
+from lull.fetcher.snapshot import RemoteFile, Weights, choose, stays_inside
 
 
-def names(*paths: str) -> list[str]:
-    return [file.path for file in choose(RemoteFile(path) for path in paths)]
+def names(*paths: str, weights: Weights = Weights.SAFETENSORS) -> list[str]:
+    return [file.path for file in choose((RemoteFile(path) for path in paths), weights)]
 
 
 def test_prefers_safetensors_over_pickles_in_the_same_folder() -> None:
@@ -33,6 +33,21 @@ def test_skips_copies_for_other_runtimes_and_decoration() -> None:
 def test_takes_one_of_two_layouts_of_the_same_weights() -> None:
     assert names("model-00001-of-00001.safetensors", "consolidated.safetensors") == ["model-00001-of-00001.safetensors"]
     assert names("consolidated.safetensors", "params.json") == ["consolidated.safetensors", "params.json"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "kept"),
+    [
+        (Weights.SAFETENSORS, "model-1.safetensors"),
+        (Weights.PYTORCH, "pytorch_model.bin"),
+        (Weights.MISTRAL, "consolidated.safetensors"),
+    ],
+)
+def test_takes_the_copy_that_is_wanted_and_another_where_there_is_no_such(weights: Weights, kept: str) -> None:
+    copies = ["model-1.safetensors", "pytorch_model.bin", "consolidated.safetensors"]
+
+    assert names("config.json", *copies, weights=weights) == ["config.json", kept]
+    assert names("model.safetensors", "training_args.bin", weights=weights) == ["model.safetensors"]
 
 
 def test_refuses_a_repository_without_weights() -> None:

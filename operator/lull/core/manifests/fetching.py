@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from lull.core.manifests.arguments import HOME
 from lull.core.manifests.security import CREDENTIALS_PATH, build_container_security
-from lull.core.manifests.sources import DRAFT_PATH, MODELS_PATH, SourceType, find_draft_folder
+from lull.core.manifests.sources import (
+    DRAFT_PATH,
+    MODELS_PATH,
+    SAFETENSORS,
+    SourceType,
+    find_draft_folder,
+    parse_source,
+)
 
 if TYPE_CHECKING:
     from lull.api.engine import EngineSpec
@@ -66,6 +73,7 @@ def _build_fetcher(name: str, source: str, folder: str, deployment: LLMDeploymen
     spec = deployment.spec
     secret = spec.model.secret_name
     is_there = source.startswith(f"{SourceType.CLAIM.value}://")
+    weights = parse_source(spec).weights
     is_apart = folder.startswith(DRAFT_PATH)
     common = build_lull_container(settings)
     return {
@@ -77,8 +85,9 @@ def _build_fetcher(name: str, source: str, folder: str, deployment: LLMDeploymen
             "--to",
             folder,
             *(["--credentials", CREDENTIALS_PATH] if secret is not None else []),
-            # A draft has layers and heads of its own.
+            # A draft has layers, heads and files of its own.
             *(["--check", _render_check(spec)] if name == CONTAINER_FETCH else []),
+            *(["--weights", weights] if name == CONTAINER_FETCH and weights != SAFETENSORS else []),
         ],
         "volumeMounts": [
             *common["volumeMounts"],

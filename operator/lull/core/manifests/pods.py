@@ -59,7 +59,7 @@ def common_labels(deployment: LLMDeployment, settings: BuildSettings) -> dict[st
 def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, settings: BuildSettings) -> Manifest:
     """The pod template of one pool."""
     spec = deployment.spec
-    source = parse_source(spec.model)
+    source = parse_source(spec)
     wanted = spec.pod_template
     drain = ceil(parse_duration(spec.rollout.drain))
     annotations = {**wanted.metadata.annotations, **build_logging_annotation(spec.engine)}

@@ -8,10 +8,10 @@ from enum import StrEnum, unique
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from lull.api.engine import LoadFormat
 from lull.api.model import CacheType
 
 if TYPE_CHECKING:
-    from lull.api.model import ModelSpec
     from lull.api.spec import LLMDeploymentSpec
 
 MODELS_PATH: Final = "/models"
@@ -19,7 +19,11 @@ MODELS_PATH: Final = "/models"
 DRAFT_PATH: Final = "/draft"
 """Where a small model is mounted that cannot lie beside the weights, as their volume is somebody's own."""
 
+SAFETENSORS: Final = "safetensors"
+
 _SLUG_LIMIT: Final = 64
+_COPIES: Final = {LoadFormat.PT: "pytorch", LoadFormat.NP_CACHE: "pytorch", LoadFormat.MISTRAL: "mistral"}
+"""Load formats that read another copy of the weights than the usual one."""
 
 
 @unique
@@ -40,6 +44,8 @@ class Source:
     """Name of the volume claim; empty for other types."""
     path: str
     """What the engine is told to load, as the engine sees it."""
+    weights: str
+    """Which copy of the weights the fetcher brings where a source has several."""
 
     @property
     def is_mounted(self) -> bool:
@@ -47,18 +53,21 @@ class Source:
         return self.type is not SourceType.FILE
 
 
-def parse_source(model: ModelSpec) -> Source:
+def parse_source(spec: LLMDeploymentSpec) -> Source:
     """Take the model's source apart; its shape is the schema's business, so what comes here is well formed."""
+    model, weights = spec.model, _COPIES.get(spec.engine.load_format, SAFETENSORS)
     scheme, _, rest = model.source.partition("://")
     kind = SourceType(scheme)
     match kind:
         case SourceType.CLAIM:
             claim, _, path = rest.partition("/")
-            return Source(kind, model.source, claim=claim, path=f"{MODELS_PATH}/{path}".rstrip("/"))
+            return Source(kind, model.source, claim=claim, path=f"{MODELS_PATH}/{path}".rstrip("/"), weights=weights)
         case SourceType.FILE:
-            return Source(kind, model.source, claim="", path=rest)
+            return Source(kind, model.source, claim="", path=rest, weights=weights)
         case _:
-            return Source(kind, model.source, claim="", path=_find_folder(model.source, model.cache.type, own="model"))
+            told = model.source if weights == SAFETENSORS else f"{model.source}#{weights}"
+            folder = _find_folder(told, model.cache.type, own="model")
+            return Source(kind, model.source, claim="", path=folder, weights=weights)
 
 
 def find_draft_folder(spec: LLMDeploymentSpec) -> str | None:
