@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -23,9 +24,10 @@ def main() -> int:
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    load = os.getloadavg()[0]
     claims = [claim for name in arguments.names or NAMES for claim in _measure(name, full=arguments.full)]
     if arguments.json:
-        print(json.dumps(as_json(claims, at=datetime.now(UTC).isoformat(timespec="seconds")), indent=1))
+        print(json.dumps(as_json(claims, at=datetime.now(UTC).isoformat(timespec="seconds"), load=load), indent=1))
     else:
         print_table(claims)
     return 0 if all(claim.kept for claim in claims) else 1

@@ -50,11 +50,16 @@ def print_table(claims: Sequence[Claim]) -> None:
     Console(width=140).print(table)
 
 
-def as_json(claims: Sequence[Claim], *, at: str) -> dict[str, Any]:
-    """The figures for programs, with the machine that they were read on."""
+def as_json(claims: Sequence[Claim], *, at: str, load: float) -> dict[str, Any]:
+    """The figures for programs, with the machine that they were read on and what else it had to do before."""
     return {
         "at": at,
-        "machine": {"system": platform.platform(), "processor": _processor(), "python": platform.python_version()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "python": platform.python_version(),
+            "load": round(load, 1),
+        },
         "claims": [
             {
                 "name": claim.name,

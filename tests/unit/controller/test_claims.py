@@ -35,9 +35,13 @@ class Scene:
 
 
 def _written(name: str, created: int, serving: str | None, adapter: str | None = None) -> Manifest:
-    items = [{"name": adapter, "source": "hf://org/adapter"}] if adapter else []
-    model = {"source": "hf://org/name", **({"name": serving} if serving else {})}
-    whole = manifest(name=name, model=model, adapters={"items": items})
+    item = {"name": adapter, "source": "hf://org/adapter"}
+    adapters: Manifest = {"adapters": {"items": [item]}} if adapter else {}
+    whole = manifest(
+        name=name,
+        model={"source": "hf://org/name", **({"name": serving} if serving else {})},
+        **adapters,
+    )
     metadata = {
         **whole["metadata"],
         "uid": name,
