@@ -60,6 +60,10 @@ class Cluster(ABC):
     def down(self) -> None:
         """Take away everything that `up` made, whatever state it is in."""
 
+    def kubelet_folder(self, name: str) -> str:  # noqa: ARG002  only some providers have one for each node
+        """Where the kubelet of a node keeps the volumes of pods, on that node."""
+        return "/var/lib/kubelet"
+
     @abstractmethod
     def stop_node(self, name: str, *, hard: bool = False) -> None:
         """Lose a node as when its machine goes off: everything on it is killed at once, and its pods' network is gone.

@@ -117,6 +117,11 @@ class LocalCluster(Cluster):
         return f"http://{service['spec']['clusterIP']}:{find_port(service, port)}"
 
     @override
+    @override
+    def kubelet_folder(self, name: str) -> str:
+        return str(self._local_node(name).folder / "kubelet")
+
+    @override
     def stop_node(self, name: str, *, hard: bool = False) -> None:
         node = self._local_node(name)
         with self._alone(), step(f"stop {name}"):

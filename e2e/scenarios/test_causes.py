@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Manifest
 
 TAINTED: Final = "lull-worker3"
+DISK_NODE: Final = "lull-worker2"
 TAINT: Final = "e2e/reserved=true:NoSchedule"
 
 
@@ -109,9 +110,11 @@ SOURCES: Final = {
     ),
     "disk-full": Cause(
         "DiskFull",
-        ("spec.model.cache.size",),
-        _model("hf://lull/tiny", cache={"size": "64Ki"}),
-        {"startup": 300},
+        ('"tiny"', "spec.model.cache.claimName"),
+        {
+            **_model("hf://lull/tiny", cache={"type": "PersistentVolumeClaim", "claimName": "tiny"}),
+            **_pool(nodeSelector={"kubernetes.io/hostname": DISK_NODE}),
+        },
     ),
     "heads-not-divided": Cause(
         "IncompatibleModel",
@@ -191,7 +194,7 @@ _RULES: Final[dict[str, Manifest]] = {
 
 
 async def test_each_cause_reaches_the_llmdeployment_with_what_to_change(lab: Lab) -> None:
-    async with _hub(lab), _tainted(lab), AsyncExitStack() as stack:
+    async with _hub(lab), _tainted(lab), _tiny_claim(lab), AsyncExitStack() as stack:
         labs = {**dict.fromkeys((*SCHEDULING, *SOURCES, *PODS), lab)}
         for name in REFUSED:
             labs[name] = await stack.enter_async_context(open_lab(lab.installation, f"{lab.namespace[:40]}-{name}"))
@@ -214,10 +217,14 @@ async def test_real_vllm_whose_engine_core_cannot_start_says_why(lab: Lab) -> No
     async with _hub(lab):
         written = real_deployment(lab.installation.images["engine-cpu"], "cramped")
         written["spec"] |= {"replicas": 1}
-        written["spec"]["engine"] |= {"extraArgs": ["--kv-cache-memory-bytes=64K"]}
+        written["spec"]["engine"] |= {
+            "maxModelLen": 8192,
+            "extraArgs": ["--kv-cache-memory-bytes=64K"],
+            "env": [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "0"}],
+        }
         await lab.apply(written)
 
-        condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=240)
+        condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=120)
 
     assert "No available memory for the cache blocks" in condition["message"]
     assert "spec.engine.gpuMemoryUtilization" in condition["message"]
@@ -302,3 +309,60 @@ async def _tainted(lab: Lab) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(lab.installation.kubectl, "taint", "node", TAINTED, f"{TAINT}-", check=False)
+
+
+@asynccontextmanager
+async def _tiny_claim(lab: Lab) -> AsyncIterator[None]:
+    """A claim of a volume with 128 KiB, and not a byte more: the memory volume of another pod on the same node."""
+    await lab.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "disk"},
+            "spec": {
+                "nodeSelector": {"kubernetes.io/hostname": DISK_NODE},
+                "terminationGracePeriodSeconds": 1,
+                "securityContext": {"runAsUser": 2000, "runAsGroup": 0, "fsGroup": 0},
+                "containers": [
+                    {
+                        "name": "disk",
+                        "image": lab.installation.images["engine-sim"],
+                        "command": ["python3", "-c", "import time; time.sleep(3600)"],
+                        "volumeMounts": [{"name": "tiny", "mountPath": "/tiny"}],
+                    }
+                ],
+                "volumes": [{"name": "tiny", "emptyDir": {"medium": "Memory", "sizeLimit": "128Ki"}}],
+            },
+        }
+    )
+    await lab.kubectl("wait", "--for=condition=Ready", "pod/disk", "--timeout=60s")
+    uid = await lab.kubectl("get", "pod", "disk", "-o", "jsonpath={.metadata.uid}")
+    folder = lab.installation.cluster.kubelet_folder(DISK_NODE)
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": lab.namespace},
+        "spec": {
+            "capacity": {"storage": "128Ki"},
+            "accessModes": ["ReadWriteOnce"],
+            "claimRef": {"namespace": lab.namespace, "name": "tiny"},
+            "hostPath": {"path": f"{folder}/pods/{uid}/volumes/kubernetes.io~empty-dir/tiny", "type": "Directory"},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "",
+            "volumeName": lab.namespace,
+            "resources": {"requests": {"storage": "128Ki"}},
+        },
+    }
+    await asyncio.to_thread(lab.installation.apply, volume)
+    try:
+        await lab.apply(claim)
+        yield
+    finally:
+        await asyncio.to_thread(lab.installation.kubectl, "delete", "pv", lab.namespace, "--wait=false", check=False)

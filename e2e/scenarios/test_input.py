@@ -85,20 +85,20 @@ async def test_the_api_server_refuses_what_cannot_be(lab: Lab, change: dict[str,
 async def test_a_spec_that_cannot_work_says_what_to_change(lab: Lab) -> None:
     refused = sim_deployment(lab.installation, "refused")
     refused["spec"]["engine"]["extraArgs"] = ["--served_model_name=other"]
-    unschedulable = sim_deployment(lab.installation, "unschedulable", replicas=1)
-    unschedulable["spec"]["accelerator"] = {"vendor": "Nvidia"}
-    unschedulable["spec"]["parallelism"] = {"tensor": 64}
+    too_large = sim_deployment(lab.installation, "too-large", replicas=1)
+    too_large["spec"]["accelerator"] = {"vendor": "Nvidia"}
+    too_large["spec"]["parallelism"] = {"tensor": 16}
     no_image = sim_deployment(lab.installation, "no-image", replicas=1)
     no_image["spec"]["engine"]["image"] = "lull/no-such-image:none"
     crashing = sim_deployment(lab.installation, "crashing", sim={"startup": 0.2, "exit_after_startup": 1}, replicas=1)
     restarts = await _operator_restarts(lab)
-    await lab.apply(refused, unschedulable, no_image, crashing)
+    await lab.apply(refused, too_large, no_image, crashing)
 
     invalid = await lab.until_condition("refused", "SpecValid", "False", "InvalidSpec")
     assert "--served" in invalid["message"]
     assert "spec.model.name" in invalid["message"]
     for name, reason in (
-        ("unschedulable", "Unschedulable"),
+        ("too-large", "AcceleratorsExceedNodes"),
         ("no-image", "ImagePullFailed"),
         ("crashing", "EngineCrashLoop"),
     ):
