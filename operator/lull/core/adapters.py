@@ -330,13 +330,19 @@ def _explain(status: int, detail: str) -> tuple[str, bool]:
     """A sentence for what an engine answered to a load, and whether trying again is pointless."""
     for pattern, sentence in _REFUSALS:
         if match := pattern.search(detail):
-            return sentence.format(*match.groups()), True
+            return sentence.format(*(_shorten(group) for group in match.groups())), True
     if status == 404 and "No adapter found" in detail:
         return "The engine does not find its files.", False
     if status in {404, 405}:
         return "The engine has no endpoint to load adapters: spec.engine.image must be a vLLM that serves LoRA.", True
     is_final = 400 <= status < 500 and status != 429
     return f"The engine does not load it ({status}): {detail[:_DETAIL_LIMIT]}", is_final
+
+
+def _shorten(group: str) -> str:
+    """Of a list of modules, one for each layer, the kinds; a number as it is."""
+    kinds = dict.fromkeys(part.strip(" '\"").rpartition(".")[2] for part in group.split(","))
+    return ", ".join(kinds)[:_DETAIL_LIMIT]
 
 
 def _read_error(body: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -44,7 +44,7 @@ async def serve(answer: Callable[[Call], Answer], port: int) -> AsyncIterator[No
 
 
 @asynccontextmanager
-async def listen(runner: web.BaseRunner[Any], port: int) -> AsyncIterator[None]:
+async def listen(runner: web.BaseRunner, port: int) -> AsyncIterator[None]:
     """Take connections on all addresses while the block runs."""
     await runner.setup()
     try:

@@ -36,11 +36,8 @@ class Scene:
 
 def _written(name: str, created: int, serving: str | None, adapter: str | None = None) -> Manifest:
     items = [{"name": adapter, "source": "hf://org/adapter"}] if adapter else []
-    whole = manifest(
-        name=name,
-        model={"source": "hf://org/name", **({"name": serving} if serving else {})},
-        **({"adapters": {"items": items}} if items else {}),
-    )
+    model = {"source": "hf://org/name", **({"name": serving} if serving else {})}
+    whole = manifest(name=name, model=model, adapters={"items": items})
     metadata = {
         **whole["metadata"],
         "uid": name,

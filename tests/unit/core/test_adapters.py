@@ -196,8 +196,8 @@ def test_trouble_that_may_pass_is_tried_again_with_pauses_and_not_for_ever() -> 
         (500, "Worker failed: LoRA rank 64 is greater than max_lora_rank 16.", "maxRank, 16"),
         (
             500,
-            "While loading /a, expected target modules in {'q_proj'} but received ['nope_proj']. Please verify",
-            "modules that the model lacks ('nope_proj')",
+            "While loading /a, expected target modules in {'q'} but received ['layers.0.nope_proj', 'layers.1.nope_proj'].",
+            "modules that the model lacks (nope_proj)",
         ),
         (
             500,
