@@ -57,6 +57,12 @@ def test_members_are_numbered_and_find_their_leader() -> None:
         assert int(_flag(member, "--distributed-timeout-seconds")) >= 3600
 
 
+def test_accelerators_are_spread_evenly_over_the_pods() -> None:
+    for member in _members(_group()[1]):
+        assert _engine(member)["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        assert (_flag(member, "--tensor-parallel-size"), _flag(member, "--pipeline-parallel-size")) == ("8", "2")
+
+
 def test_only_the_leader_serves() -> None:
     leader, worker = _members(_group()[1])
 
@@ -118,7 +124,8 @@ def test_a_group_stays_together_where_its_pool_has_its_own_affinity() -> None:
         (near,) = affinity["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
         assert near["podAffinityTerm"]["matchLabelKeys"] == ["leaderworkerset.sigs.k8s.io/group-key"]
         assert affinity["nodeAffinity"]
-        assert "topologySpreadConstraints" not in member["spec"]
+    assert leader["spec"]["topologySpreadConstraints"]
+    assert "topologySpreadConstraints" not in worker["spec"]
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,15 @@ def _build_members(deployment: LLMDeployment, template: Manifest) -> Manifest:
     ]
     leader = _with_engine(template, lambda engine: _build_leader(engine, common))
     worker = _with_engine(template, lambda engine: _build_worker(engine, common))
+    # Leaders spread over zones as replicas do; a worker goes where its leader is.
+    following = {key: value for key, value in worker["spec"].items() if key != "topologySpreadConstraints"}
     labels = {**template["metadata"]["labels"], names.LABEL_COMPONENT: names.COMPONENT_WORKER}
+    worker = {"metadata": {**worker["metadata"], "labels": labels}, "spec": following}
     return {
         "size": nodes,
         "restartPolicy": "RecreateGroupOnPodRestart",
         "leaderTemplate": _near_its_group(deployment, leader),
-        "workerTemplate": _near_its_group(deployment, {**worker, "metadata": {**worker["metadata"], "labels": labels}}),
+        "workerTemplate": _near_its_group(deployment, worker),
     }
 
 
@@ -146,8 +149,7 @@ def _with_engine(template: Manifest, change: Callable[[Manifest], Manifest]) -> 
 
 
 def _near_its_group(deployment: LLMDeployment, template: Manifest) -> Manifest:
-    """Keep a group in one zone where there is room; what spreads replicas would tear it apart."""
-    kept = {key: value for key, value in template["spec"].items() if key != "topologySpreadConstraints"}
+    """Keep a group in one zone where there is room."""
     near = {
         "podAffinityTerm": {
             "labelSelector": {"matchLabels": member_labels(deployment)},
@@ -156,13 +158,13 @@ def _near_its_group(deployment: LLMDeployment, template: Manifest) -> Manifest:
         },
         "weight": 100,
     }
-    affinity = kept.get("affinity", {})
+    affinity = template["spec"].get("affinity", {})
     pod_affinity = affinity.get("podAffinity", {})
     preferred = [*pod_affinity.get("preferredDuringSchedulingIgnoredDuringExecution", []), near]
     return {
         **template,
         "spec": {
-            **kept,
+            **template["spec"],
             "affinity": {
                 **affinity,
                 "podAffinity": {**pod_affinity, "preferredDuringSchedulingIgnoredDuringExecution": preferred},
