@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from e2e.cluster.model import GPUS_PER_NODE
-from e2e.demo.story import hub
+from e2e.demo.story import hub, real_deployment
 from e2e.lab import conditions, open_lab, sim_deployment
 from e2e.scenarios.conftest import HUB_NAMESPACE
 
@@ -103,7 +103,7 @@ SOURCES: Final = {
     ),
     "revision-missing": Cause("SourceNotFound", ("spec.model.source",), _model("hf://lull/tiny@no-such-revision")),
     "secret-missing": Cause(
-        "ConfigError",
+        "SourceForbidden",
         ('"no-such-secret"', "spec.model.secretName"),
         _model("hf://gated/tiny", secretName="no-such-secret"),
     ),
@@ -138,6 +138,11 @@ PODS: Final = {
         "ConfigError",
         ("no-such-class", "spec.podTemplate.priorityClassName"),
         {"podTemplate": {"priorityClassName": "no-such-class"}},
+    ),
+    "variable": Cause(
+        "ConfigError",
+        ('secret "no-such-secret" not found', "spec.engine.env"),
+        {"engine": {"env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "key"}}}]}},
     ),
     "flag": Cause(
         "EngineArgumentInvalid",
@@ -202,7 +207,20 @@ async def test_each_cause_reaches_the_llmdeployment_with_what_to_change(lab: Lab
         read = await asyncio.gather(*(_read(labs[name], name, cause) for name, cause in causes.items()))
 
     wrong = {name: said for name, said in zip(causes, read, strict=True) if not _fits(causes[name], said)}
-    assert wrong == {}
+    assert not wrong, "\n".join(f"{name}: {said}" for name, said in wrong.items())
+
+
+async def test_real_vllm_whose_engine_core_cannot_start_says_why(lab: Lab) -> None:
+    async with _hub(lab):
+        written = real_deployment(lab.installation.images["engine-cpu"], "cramped")
+        written["spec"] |= {"replicas": 1}
+        written["spec"]["engine"] |= {"extraArgs": ["--kv-cache-memory-bytes=64K"]}
+        await lab.apply(written)
+
+        condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=240)
+
+    assert "No available memory for the cache blocks" in condition["message"]
+    assert "spec.engine.gpuMemoryUtilization" in condition["message"]
 
 
 async def test_an_event_says_each_cause_once_also_when_the_operator_starts_anew(lab: Lab) -> None:
@@ -247,16 +265,13 @@ def _write(lab: Lab, name: str, cause: Cause) -> Manifest:
 
 async def _read(lab: Lab, name: str, cause: Cause) -> dict[str, str]:
     """What the condition says once it gives the reason, or at last."""
-
-    async def find() -> dict[str, str] | None:
-        condition = conditions(await lab.llm(name)).get(cause.condition, {})
-        return condition if condition.get("reason") == cause.reason else None
-
-    try:
-        found: dict[str, str] = await lab.until(f"{name}: {cause.reason}", find, within=150, every=1)
-    except AssertionError:
-        found = conditions(await lab.llm(name)).get(cause.condition, {})
-    return {part: found.get(part, "") for part in ("status", "reason", "message")}
+    said: dict[str, str] = {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(150):
+            while said.get("reason") != cause.reason:
+                await asyncio.sleep(1)
+                said = conditions(await lab.llm(name)).get(cause.condition, {})
+    return {part: said.get(part, "") for part in ("status", "reason", "message")}
 
 
 def _fits(cause: Cause, said: dict[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from obstore.store import S3Store
 
 from lull.core.sizing import Wishes
-from lull.fetcher.failures import Contradiction, DiskFull, Failed, Forbidden, NotFound
+from lull.fetcher.failures import Contradiction, DiskFull, Failed, Forbidden, NotFound, Unreachable
 from lull.fetcher.fetch import fetch
 from lull.fetcher.options import Endpoints, Options
 from lull.fetcher.sources import ObjectSource
@@ -183,6 +184,13 @@ async def test_what_stays_down_is_given_up(store: Store, target: Path) -> None:
         await bring(store, target, options=store.options(patience=0.3))
 
 
+async def test_a_server_that_is_not_there_is_said_not_to_answer(target: Path) -> None:
+    options = Options(Endpoints(s3="http://127.0.0.1:9"), KEYS, patience=0.3, silence=1.0)
+
+    with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9 cannot be reached: Connection refused"):
+        await fetch(ObjectSource("s3", "models", "org/tiny"), target, options, Journal())
+
+
 async def test_an_unknown_folder_is_said_to_hold_nothing(store: Store, target: Path) -> None:
     with pytest.raises(NotFound, match=r"models/org/none holds nothing on http"):
         await bring(store, target, "org/none")
@@ -319,6 +327,42 @@ async def test_empty_settings_are_as_good_as_absent(s3: Store, target: Path, tmp
 async def test_an_endpoint_is_a_url(s3: Store, target: Path) -> None:
     with pytest.raises(Failed, match="The endpoint minio:9000 is no URL"):
         await bring(s3, target, options=s3.options(credentials=KEYS | {"AWS_ENDPOINT_URL": "minio:9000"}))
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "code"),
+    [
+        ("s3://models/org/tiny", "wrongwrong", 11),
+        ("s3://other/org/tiny", "rightright", 10),
+        ("s3://models/org/none", "rightright", 10),
+    ],
+)
+async def test_each_failure_of_the_command_has_its_code(
+    s3: Store, target: Path, source: str, key: str, code: int
+) -> None:
+    environment = KEYS | {"AWS_SECRET_ACCESS_KEY": key, "AWS_ENDPOINT_URL": s3.gate.endpoint}
+
+    exit_code, lines = await Command(source, "--to", str(target), **environment).run()
+
+    assert exit_code == code
+    assert lines[-1].endswith(".")
+
+
+async def test_the_command_stops_when_told_in_the_middle(s3: Store, target: Path) -> None:
+    s3.gate.pace = 0.02
+    command = Command("s3://models/org/large", "--to", str(target), AWS_ENDPOINT_URL=s3.gate.endpoint, **KEYS)
+    process = await command.start()
+    assert process.stderr is not None
+    while b'"progress"' not in await process.stderr.readline():
+        pass
+
+    process.send_signal(signal.SIGTERM)
+    rest = await process.stderr.read()
+
+    assert await process.wait() == 143
+    assert rest.decode().splitlines()[-1] == "Fetching was stopped before it was complete."
+    (partial,) = partials(target)
+    assert partial.stat().st_size > 0
 
 
 async def test_the_commands_check_ends_with_its_own_code(s3: Store, target: Path) -> None:

@@ -363,6 +363,36 @@ async def test_heals_a_label_that_was_lost_without_touching_the_count(scene: Sce
         assert ((await scene.workload("m")) or {})["metadata"]["generation"] == generation
 
 
+async def test_knows_its_children_again_when_all_have_lost_their_label(scene: Scene) -> None:
+    async def settled() -> bool:
+        return (await scene.condition("m", "Ready")).get("status") == "True"
+
+    async def children() -> dict[tuple[str, str], Manifest]:
+        return {
+            (resource.kind, item["metadata"]["name"]): item["metadata"]
+            for resource in CHILDREN
+            for item in (await scene.kube.list(resource, namespace=scene.namespace)).items
+        }
+
+    async with running(scene.kube, scene.namespace):
+        scene.apply("m")
+        await until(settled)
+    before = await children()
+    for kind, name in before:
+        scene.apiserver.kubectl("label", kind, name, "lull.dev/deployment-", "-n", scene.namespace)
+
+    async with running(scene.kube, scene.namespace, name="operator-b"):
+
+        async def labelled() -> bool:
+            return all("lull.dev/deployment" in child["labels"] for child in (await children()).values())
+
+        await until(labelled)
+    after = await children()
+    assert {name: child["uid"] for name, child in after.items()} == {
+        name: child["uid"] for name, child in before.items()
+    }
+
+
 async def test_tells_the_younger_of_two_that_claim_a_name_and_hands_it_over(scene: Scene) -> None:
     async with running(scene.kube, scene.namespace):
         scene.apply("a")

@@ -28,7 +28,7 @@ async def test_every_status_is_kept_whole(kube: Kube, namespace: str) -> None:
     for case in STATUSES:
         status = yaml.safe_load((case / "status.yaml").read_text())
         assert stored is not None
-        await kube.patch_status(LLMDEPLOYMENTS, stored, {"coldStart": None, **status})
+        await kube.patch_status(LLMDEPLOYMENTS, stored, {"coldStart": None, "engine": None, **status})
         stored = await kube.get(LLMDEPLOYMENTS, namespace, "llama-8b")
 
         assert stored is not None
@@ -43,7 +43,11 @@ async def test_every_status_is_kept_whole(kube: Kube, namespace: str) -> None:
         ("unschedulable", False),
         ("engine-crash-loop", False),
         ("invalid-spec-while-serving", False),
+        ("accelerators-exceed-nodes", False),
+        ("incompatible-model-while-serving", False),
         ("serving", True),
+        ("rollout-failing-while-serving", True),
+        ("adapters-loading", True),
         ("second-replica-loading", True),
         ("asleep", True),
     ],

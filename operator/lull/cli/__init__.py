@@ -106,11 +106,14 @@ def crd(
 def render(
     file: Annotated[Path, typer.Argument(help="Manifest with LLMDeployments; - reads standard input.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="For objects that name none.")] = "default",
+    pod_monitors: Annotated[
+        bool, typer.Option("--pod-monitors", help="As where the cluster knows PodMonitors.")
+    ] = False,
 ) -> None:
     """Print what the operator would apply, without a cluster."""
     from lull.cli.render import render_file
 
-    print(render_file(file, namespace=namespace), end="")
+    print(render_file(file, namespace=namespace, pod_monitors=pod_monitors), end="")
 
 
 @app.command()

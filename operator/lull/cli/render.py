@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lull.api.llmdeployment import Manifest
+    from lull.core.manifests import BuildSettings
 
 
-def render_file(file: Path, *, namespace: str) -> str:
+def render_file(file: Path, *, namespace: str, pod_monitors: bool = False) -> str:
     """What the operator's first apply would write for each LLMDeployment of a file.
 
     `LULL_*` variables stand for the operator's settings. Children lack the reference to their owner, whose uid
     only a cluster can give.
     """
+    settings = replace(build_settings(OperatorSettings()), serves_pod_monitors=pod_monitors)
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
@@ -37,13 +40,13 @@ def render_file(file: Path, *, namespace: str) -> str:
     models = [document for document in documents if _is_model(document)]
     if not models:
         raise _refuse(f"{file}: holds no {names.KIND} of {names.API_VERSION}")
-    return render_yaml(child for model in models for child in _render(model, namespace))
+    return render_yaml(child for model in models for child in _render(model, namespace, settings))
 
 
-def _render(model: Manifest, namespace: str) -> tuple[Manifest, ...]:
+def _render(model: Manifest, namespace: str, settings: BuildSettings) -> tuple[Manifest, ...]:
     metadata = {"namespace": namespace, **(model.get("metadata") or {})}
     try:
-        desired = build(parse_llmdeployment({**model, "metadata": metadata}), build_settings(OperatorSettings()))
+        desired = build(parse_llmdeployment({**model, "metadata": metadata}), settings)
     except InvalidSpec as error:
         raise _refuse(f"{metadata.get('name')}: {error}") from error
     return plan(desired, Observed()).apply

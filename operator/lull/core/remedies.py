@@ -77,7 +77,7 @@ REMEDIES: Final = {
     Reason.ENGINE_OUT_OF_MEMORY: (
         "Raise spec.resources.memory, or lower spec.engine.maxModelLen or spec.engine.maxNumSeqs."
     ),
-    Reason.CONFIG_ERROR: "Create what the pod refers to (spec.model.secretName), or change the reference.",
+    Reason.CONFIG_ERROR: "Create what the pod refers to, or change the reference: spec.engine.env, spec.podTemplate.",
     Reason.QUOTA_EXCEEDED: "Raise the ResourceQuota of the namespace, or lower spec.scaling.maxReplicas.",
     Reason.COLD_START_TIMED_OUT: "Use a smaller model, faster storage, or spec.engine.enforceEager.",
     Reason.ADAPTER_FAILED: "Correct the adapter in spec.adapters.items; the model and the other adapters go on serving.",

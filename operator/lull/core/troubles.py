@@ -72,6 +72,9 @@ _NOISE: Final = ("usage:", "[-", "For further information visit")
 """How lines begin that tell nothing and bury the error: argparse's usage text, pydantic's pointer to itself."""
 _INPUT: Final = re.compile(r" \[type=\w+, input_value=.*$")
 """What pydantic adds to each error."""
+_MISSING_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" not found')
+_CORE: Final = "EngineCore failed to start."
+_POINTER: Final = "See stack trace for root cause"
 _STARTUP_SLACK: Final = 60
 _RETRIES: Final = 3
 """Restarts after which an engine that ends counts as one that will go on ending."""
@@ -256,7 +259,7 @@ def _judge_volume(said: str, case: Case, *, since: float | None) -> Trouble:
     """The scheduler names a claim that is missing, and not one that waits."""
     model = case.spec.model if case.spec is not None else None
     is_source = model is not None and model.source.startswith("pvc://")
-    if "not found" in said:
+    if _MISSING_CLAIM.search(said):
         field = "spec.model.source" if is_source else "spec.model.cache.claimName"
         advice = f"Create the PersistentVolumeClaim in this namespace, or change {field}."
         return Trouble(Reason.VOLUME_PENDING, said, advice, since=since)
@@ -288,22 +291,11 @@ def _waits_for_set_up(pod: Manifest) -> float | None:
 
 
 def _judge_set_up(case: Case, began: float) -> Trouble:
-    secrets = tuple(_mounted_secrets(case.spec)) if case.spec is not None else ()
-    if secrets:
-        detail = f"the node cannot mount what the pod needs: does {' or '.join(secrets)} exist, with its keys?"
-        return Trouble(Reason.CONFIG_ERROR, detail, since=began)
     if case.spec is not None and _has_claim(case.spec):
         detail = "the node cannot mount the volume of the weights: it is attached elsewhere, or its driver fails"
         return Trouble(Reason.VOLUME_PENDING, detail, since=began)
     detail = "the node cannot set the pod up: its volumes or its network fail"
     return Trouble(Reason.CONFIG_ERROR, detail, "The pod's Events say more: kubectl describe pod.", since=began)
-
-
-def _mounted_secrets(spec: LLMDeploymentSpec) -> Iterator[str]:
-    if spec.model.secret_name is not None:
-        yield f'Secret "{spec.model.secret_name}" (spec.model.secretName)'
-    if spec.adapters is not None and spec.adapters.secret_name is not None:
-        yield f'Secret "{spec.adapters.secret_name}" (spec.adapters.secretName)'
 
 
 def _has_claim(spec: LLMDeploymentSpec) -> bool:
@@ -396,7 +388,8 @@ def _advise_credentials(model: ModelSpec) -> str:
     licence = ", and accept its licence on the hub" if scheme == "hf" else ""
     if model.secret_name is None:
         return f"Set spec.model.secretName to a Secret whose {_KEYS[scheme]} may read the model{licence}."
-    return f'Give Secret "{model.secret_name}" (spec.model.secretName) {_KEYS[scheme]} that may read it{licence}.'
+    secret = f'Secret "{model.secret_name}" (spec.model.secretName)'
+    return f"See that {secret} exists, and that its {_KEYS[scheme]} may read the model{licence}."
 
 
 def _advise_disk(spec: LLMDeploymentSpec | None) -> str:
@@ -418,7 +411,7 @@ def _advise_disk(spec: LLMDeploymentSpec | None) -> str:
 
 def _judge_engine_end(container: Manifest, ended: Manifest, *, is_waiting: bool) -> Trouble:
     restarts = container.get("restartCount", 0)
-    message = ended.get("message") or ""
+    message = _find_root(ended.get("message") or "")
     last_words = _join_last_words(message)
     if ended.get("reason") == "OOMKilled":
         detail = f"killed for using more memory than it may{_said(last_words)}"
@@ -432,6 +425,12 @@ def _judge_engine_end(container: Manifest, ended: Manifest, *, is_waiting: bool)
     stopped = "once" if restarts <= 1 else f"{restarts} times"
     detail = f"stopped {stopped}, last with exit code {ended.get('exitCode', 0)}{_said(last_words)}"
     return Trouble(Reason.ENGINE_CRASH_LOOP, detail, is_retried=not is_waiting and restarts < _RETRIES)
+
+
+def _find_root(message: str) -> str:
+    """What came before, where the last error only points at it: a worker's own error comes before the engine core's."""
+    first, found, last = message.rpartition(_CORE)
+    return first if found and _POINTER in last else message
 
 
 def _began(condition: Manifest) -> float | None:

@@ -79,8 +79,8 @@ async def _fetch_alone(
         (target / OWN_FOLDER).mkdir(parents=True, exist_ok=True)
         lock = Lock(target / OWN_FOLDER, options, progress, log)
         while True:
-            has_lock = await lock.acquire(lambda: _find_finished(source, target) is not None)
             try:
+                has_lock = await lock.acquire(lambda: _find_finished(source, target) is not None)
                 if (marker := _find_finished(source, target)) is not None:
                     return marker
                 if has_lock:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import socket
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -80,6 +81,8 @@ class Lock:
         self._number = 0
         self._descriptor: int | None = None
         self._beats = 0
+        # A sign of life on its way must not be written to a descriptor that is another file's by then.
+        self._writing = threading.Lock()
 
     async def acquire(self, is_done: Callable[[], bool]) -> bool:
         """Wait until the lock is ours (True), or until what it is wanted for has been done by another (False)."""
@@ -109,20 +112,24 @@ class Lock:
 
     def release(self) -> None:
         """Let the next one in at once."""
-        if self._descriptor is not None:
+        with self._writing:
+            if self._descriptor is None:
+                return
             with contextlib.suppress(OSError):
-                self._write(released=True)
+                self._write(self._descriptor, released=True)
             os.close(self._descriptor)
             self._descriptor = None
 
     def _beat(self) -> None:
-        seen = self._look()
-        if seen is None or seen.number > self._number:
-            raise Lost
-        self._beats += 1
         # A disk that is full or away for a moment: the next sign of life comes soon.
         with contextlib.suppress(OSError):
-            self._write(released=False)
+            seen = self._look()
+            if seen is None or seen.number > self._number:
+                raise Lost
+            with self._writing:
+                if self._descriptor is not None:
+                    self._beats += 1
+                    self._write(self._descriptor, released=False)
 
     def _is_stale(self, seen_at: float) -> bool:
         return clock.monotonic() - seen_at > self._options.stale_after
@@ -147,13 +154,13 @@ class Lock:
         except FileExistsError:
             return False
         self._number, self._descriptor = after + 1, descriptor
-        self._write(released=False)
+        self._write(descriptor, released=False)
         for number in self._numbers():
             if number <= after:
                 (self._folder / f"lock.{number}").unlink(missing_ok=True)
         return True
 
-    def _write(self, *, released: bool) -> None:
+    def _write(self, descriptor: int, *, released: bool) -> None:
         words = {
             # Names that differ between the machines that share a volume: a pod's name is its host name.
             "holder": f"{socket.gethostname()[:253]}/{os.getpid()}",
@@ -162,6 +169,5 @@ class Lock:
             "bytes": self._progress.total,
             "released": released,
         }
-        assert self._descriptor is not None
-        os.pwrite(self._descriptor, json.dumps(words).encode().ljust(_LENGTH), 0)
-        os.fsync(self._descriptor)
+        os.pwrite(descriptor, json.dumps(words).encode().ljust(_LENGTH), 0)
+        os.fsync(descriptor)

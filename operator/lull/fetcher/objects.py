@@ -29,6 +29,7 @@ from lull.fetcher.snapshot import MAX_FILES, Checksum, RemoteFile, Snapshot
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, GCSConfig, RetryConfig, S3Config
 
     from lull.fetcher.options import Options
@@ -39,6 +40,7 @@ _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})</Message>")
 # Asking these for credentials is the last thing that is tried, so failing there says that there are none.
 _NO_CREDENTIALS: Final = re.compile(r"http://[^/ ]+/(latest/(api/token|meta-data/iam)|computeMetadata/v1/instance)")
+_CAUSE: Final = re.compile(r'message: "([^"]{1,200})"|"(dns error)"')
 _WRONG_REGION: Final = re.compile(r"redirect without LOCATION|PermanentRedirect|AuthorizationHeaderMalformed")
 _LONG: Final = timedelta(days=7)
 
@@ -83,7 +85,7 @@ class Objects:
             )
         except (BaseError, FileNotFoundError) as error:
             raise self._trouble(error, file.path) from error
-        if _checksum(answer.meta["e_tag"]) != file.checksum:
+        if _checksum(answer.meta) != file.checksum:
             raise Failed(f"{file.path} of {self._source} was replaced while it was fetched: fetch it again.")
         yield Content(offset, self._chunks(answer, file.path))
 
@@ -99,8 +101,7 @@ class Objects:
         start = len(self._source.prefix) + 1 if self._source.prefix else 0
         async for batch in obstore.list(self._store, prefix=self._source.prefix or None):
             files.extend(
-                RemoteFile(item["path"][start:], item["size"], _checksum(item["e_tag"]), address=item["path"])
-                for item in batch
+                RemoteFile(item["path"][start:], item["size"], _checksum(item), address=item["path"]) for item in batch
             )
             if len(files) > MAX_FILES:
                 raise Failed(f"{self._source} holds more than {MAX_FILES} objects: name the model's own folder.")
@@ -122,10 +123,12 @@ class Objects:
                 f"{self.name} keeps {self._source.bucket} in another region: "
                 "name it under the key AWS_REGION of the Secret that spec.model.secretName names."
             )
+        if "InvalidCertificate" in str(error):
+            return Failed(f"{self.name} has a TLS certificate that nobody known has signed.")
         if status and not download.is_transient(int(status)):
             said = found[1] if (found := _MESSAGE.search(text)) else "no reason given"
             return Failed(f"{self.name} answers {what} with status {status}: {said}.")
-        return Transient(f"status {status}" if status else _brief(text))
+        return Transient(f"status {status}" if status else _brief(str(error)))
 
     def _forbidden(self, what: str, status: str) -> str:
         keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if self._source.scheme == "s3" else SERVICE_ACCOUNT
@@ -199,11 +202,14 @@ def _endpoint(source: ObjectSource, options: Options) -> str | None:
     return options.credentials.get("AWS_ENDPOINT_URL", "").rstrip("/") or options.endpoints.s3
 
 
-def _checksum(etag: str | None) -> Checksum | None:
-    """Read an ETag: the MD5 of what came in one piece, anything for what was put together from parts."""
-    if etag is None:
-        return None
-    tag = etag.removeprefix("W/").strip('"')
+def _checksum(item: ObjectMeta) -> Checksum:
+    """Read an ETag: the MD5 of what came in one piece, anything for what was put together from parts.
+
+    Where a server gives none, the time of the last change tells one content from the next.
+    """
+    tag = (item["e_tag"] or "").removeprefix("W/").strip('"')
+    if not tag:
+        return Checksum("etag", item["last_modified"].isoformat())
     return Checksum("md5" if _MD5.fullmatch(tag) else "etag", tag)
 
 
@@ -214,5 +220,7 @@ def _version(files: tuple[RemoteFile, ...]) -> str:
 
 
 def _brief(text: str) -> str:
-    """The end of a chain of causes says what happened."""
-    return text.rpartition(" - ")[2].strip()[:200]
+    """Say what happened: the system's own words at the bottom of a chain of causes, else the last of the chain."""
+    if found := _CAUSE.search(text):
+        return found[1] or found[2]
+    return text.partition("\n\nDebug source")[0].rpartition(" - ")[2].strip()[:200]

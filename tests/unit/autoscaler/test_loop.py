@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from lull.api.llmdeployment import Key, Manifest
 from lull.api.reasons import Reason, ScalingReason
 from lull.autoscaler.collecting import Collector, Timing
@@ -206,6 +208,18 @@ async def test_takes_the_count_over_at_first_sight_and_then_writes_nothing() -> 
         assert scene.server.writes.count(SCALE) == 1
         assert scene.scaled_to() == [0]
         assert scene.told == [KEY]
+
+
+async def test_looks_less_often_at_what_sleeps() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0))
+        await scene.settle()
+        assert await scene.autoscaler.scale(KEY) == pytest.approx(0.5)
+
+        await scene.gateway.change(str(KEY), held=1)
+        await scene.settle()
+
+        assert await scene.autoscaler.scale(KEY) == 0.05
 
 
 async def test_does_not_write_again_what_the_watch_does_not_show_yet() -> None:

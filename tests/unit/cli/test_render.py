@@ -34,6 +34,21 @@ def test_renders_what_the_operator_applies(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(yaml.safe_load_all(result.stdout)) == applied
 
 
+def test_renders_a_pod_monitor_where_it_is_told_that_the_cluster_takes_one() -> None:
+    result = RUN.invoke(app, ["render", "-", "--pod-monitors"], input=json.dumps(manifest()))
+
+    assert "PodMonitor" in {child["kind"] for child in yaml.safe_load_all(result.stdout)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_renders_every_golden_case(case: Path) -> None:
+    result = RUN.invoke(app, ["render", str(case / "model.yaml")])
+
+    assert result.exit_code == 0, result.stderr
+    kinds = [child["kind"] for child in yaml.safe_load_all((case / "children.yaml").read_text())]
+    assert [child["kind"] for child in yaml.safe_load_all(result.stdout)] == kinds
+
+
 def test_reads_standard_input_and_takes_a_namespace() -> None:
     written = manifest()
     del written["metadata"]["namespace"]

@@ -638,3 +638,20 @@ def test_objects_of_the_first_version_keep_their_revision(spec: dict[str, Any], 
     deployment = stored(manifest(**spec))
 
     assert find_revision(deployment, deployment.spec.placement.pools[0]) == revision
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"extraArgs": ["--hf-overrides", '{"max_position_embeddings": 65536}']},
+        {"extraArgs": ["--hf_overrides.max_position_embeddings=65536"]},
+        {"env": [{"name": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "value": "1"}]},
+    ],
+)
+def test_a_context_that_the_user_stretches_is_not_held_against_the_models(engine: Manifest) -> None:
+    plain, stretched = (
+        _pod(engine={"maxModelLen": 65536, **more})["initContainers"][0]["args"][-1] for more in ({}, engine)
+    )
+
+    assert json.loads(plain)["maxModelLen"] == 65536
+    assert json.loads(stretched)["maxModelLen"] is None

@@ -62,8 +62,7 @@ def test_only_warns_where_a_larger_node_may_come(nodes: tuple[Manifest, ...], au
 
 
 def test_takes_the_accelerators_of_one_node_of_a_group() -> None:
-    spec = {"parallelism": {"tensor": 8, "pipeline": 2}, "accelerator": {"nodesPerReplica": 2}}
-    deployment = stored(manifest(**spec))
+    deployment = stored(manifest(parallelism={"tensor": 8, "pipeline": 2}, accelerator={"nodesPerReplica": 2}))
     group = {
         "kind": "LeaderWorkerSet",
         "metadata": {"name": "g", "labels": {"lull.dev/pool": "default"}},

@@ -242,3 +242,17 @@ async def test_does_without_nodes_that_it_may_not_list() -> None:
 
         assert not store.serves("Node")
         assert store.list_nodes() == ()
+
+
+async def test_forgets_what_it_wrote_where_a_later_list_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_EXPECT_SECONDS", 0.0)
+    monkeypatch.setattr(store_module, "_RELIST_SECONDS", 0.0)
+    async with following() as (server, store, changed):
+        store.learn(workload(version=server.version))
+        assert len(store.list_workloads(stored(written()))) == 1
+        await until(lambda: server.watches == 6)
+
+        await server.cut()
+
+        await until(lambda: not store.list_workloads(stored(written())))
+        assert changed == [KEY, KEY]

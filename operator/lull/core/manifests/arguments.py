@@ -18,6 +18,7 @@ from lull.api.llmdeployment import InvalidSpec
 from lull.api.model import Task
 from lull.api.names import PORT_ENGINE
 from lull.api.quantities import parse_duration, parse_quantity
+from lull.core.manifests.lastwords import build_logging_environment
 from lull.core.manifests.refusals import check_arguments, check_environment
 from lull.core.manifests.sidecar import build_adapter_arguments, build_adapter_environment
 from lull.core.manifests.sources import MODELS_PATH, find_draft_folder
@@ -122,6 +123,7 @@ def build_environment(deployment: LLMDeployment) -> list[Manifest]:
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
         # vLLM would give up on its own engine core after ten minutes; the startup probe is the one limit.
         {"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": str(STARTUP_SECONDS)},
+        *build_logging_environment(engine),
         *build_adapter_environment(deployment),
         {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *(_build_variable(variable) for variable in engine.env),

@@ -10,6 +10,7 @@ from lull.core.manifests.security import CREDENTIALS_PATH, build_container_secur
 from lull.core.manifests.sources import DRAFT_PATH, MODELS_PATH, SourceType, find_draft_folder
 
 if TYPE_CHECKING:
+    from lull.api.engine import EngineSpec
     from lull.api.llmdeployment import LLMDeployment, Manifest
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.manifests.settings import BuildSettings
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 CONTAINER_FETCH: Final = "fetch"
 CONTAINER_FETCH_DRAFT: Final = "fetch-draft"
+
+_STRETCHING_FLAGS: Final = frozenset({"--hf-overrides", "--rope-scaling"})
+_STRETCHING_VARIABLE: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 def build_fetchers(deployment: LLMDeployment, source: Source, settings: BuildSettings) -> list[Manifest]:
@@ -95,8 +99,15 @@ def _render_check(spec: LLMDeploymentSpec) -> str:
             "pipelineParallel": spec.parallelism.pipeline,
             "dataParallel": spec.parallelism.data,
             "expertParallel": spec.parallelism.expert,
-            "maxModelLen": spec.engine.max_model_len,
+            "maxModelLen": None if _stretches(spec.engine) else spec.engine.max_model_len,
             "quantization": None if quantization == "Auto" else quantization,
         },
         separators=(",", ":"),
     )
+
+
+def _stretches(engine: EngineSpec) -> bool:
+    """Whether the user changes the model's own limit on its context, of which config.json then says nothing."""
+    flags = {argument.partition("=")[0].partition(".")[0].replace("_", "-") for argument in engine.extra_args}
+    variables = {variable.name for variable in engine.env}
+    return bool(flags & _STRETCHING_FLAGS) or _STRETCHING_VARIABLE in variables

@@ -10,6 +10,7 @@ from lull.api.quantities import parse_duration
 from lull.core.manifests.arguments import STARTUP_SECONDS, build_arguments, build_environment
 from lull.core.manifests.capacity import CAPACITY_LABELS
 from lull.core.manifests.fetching import CONTAINER_FETCH, build_fetchers, build_lull_container
+from lull.core.manifests.lastwords import build_logging_annotation
 from lull.core.manifests.placing import build_placing
 from lull.core.manifests.security import build_container_security, build_pod_security
 from lull.core.manifests.sidecar import build_sidecar
@@ -61,6 +62,7 @@ def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, set
     source = parse_source(spec.model)
     wanted = spec.pod_template
     drain = ceil(parse_duration(spec.rollout.drain))
+    annotations = {**wanted.metadata.annotations, **build_logging_annotation(spec.engine)}
     init_containers = [
         *build_sidecar(deployment, build_lull_container(settings)),
         *build_fetchers(deployment, source, settings),
@@ -74,7 +76,7 @@ def build_template(deployment: LLMDeployment, pool: PoolSpec, revision: str, set
                 names.LABEL_CAPACITY_TYPE: CAPACITY_LABELS[pool.capacity_type],
                 names.LABEL_REVISION: revision,
             },
-            **({"annotations": dict(wanted.metadata.annotations)} if wanted.metadata.annotations else {}),
+            **({"annotations": annotations} if annotations else {}),
         },
         "spec": {
             "automountServiceAccountToken": False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lull.api import names
 from lull.api.model import AccessMode, CacheSpec, CacheType
 from lull.core.manifests.arguments import HOME, writes_models
+from lull.core.manifests.lastwords import build_logging_mounts, build_logging_volumes
 from lull.core.manifests.security import build_secret
 from lull.core.manifests.sidecar import build_adapter_mounts, build_adapter_volumes
 from lull.core.manifests.sources import DRAFT_PATH, MODELS_PATH, SourceType, find_draft_folder
@@ -24,6 +25,7 @@ def build_volumes(deployment: LLMDeployment, source: Source) -> list[Manifest]:
         {"name": "tmp", "emptyDir": {}},
         {"name": "home", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}},
+        *build_logging_volumes(spec.engine),
         *_build_models_volume(deployment, source),
         *([{"name": "draft", "emptyDir": {}}] if _has_draft_volume(deployment, source) else []),
         *([{"name": "credentials", "secret": build_secret(secret)}] if secret is not None else []),
@@ -55,6 +57,7 @@ def build_engine_mounts(deployment: LLMDeployment, source: Source) -> list[Manif
             else []
         ),
         *build_adapter_mounts(deployment),
+        *build_logging_mounts(spec.engine),
     ]
 
 
