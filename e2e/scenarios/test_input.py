@@ -66,7 +66,7 @@ async def test_a_full_queue_sheds_and_a_late_cold_start_gives_up(lab: Lab) -> No
     [
         ({"model": {"source": "https://example.com/model"}}, "spec.model.source"),
         ({"scaling": {"minReplicas": 5, "maxReplicas": 2}}, "minReplicas must not be greater than maxReplicas"),
-        ({"engine": {"image": "vllm/vllm-openai:v0.33.0"}}, "set engine.image to a CPU build"),
+        ({"engine": {"image": "vllm/vllm-openai:v0.33.0"}}, "set it to an image of the vendor"),
         ({"rollout": {"drain": "soon"}}, "spec.rollout.drain"),
         ({"parallelism": {"tensor": 0}}, "spec.parallelism.tensor"),
     ],
