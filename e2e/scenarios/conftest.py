@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from e2e.demo import story
 from e2e.lab import Installation, Lab, install, open_lab
 
 if TYPE_CHECKING:
@@ -28,6 +29,22 @@ def installation() -> Iterator[Installation]:
     """A cluster with Lull installed as a user would install it."""
     with install(["lull", "engine-sim", "engine-cpu"], values=[f"hub.endpoint={HUB}"]) as installed:
         yield installed
+
+
+@pytest.fixture(scope="session")
+def hub_namespace(installation: Installation) -> Iterator[str]:
+    """Where the hub runs, once for all scenarios that fetch from it."""
+    installation.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HUB_NAMESPACE}})
+    yield HUB_NAMESPACE
+    installation.kubectl("delete", "namespace", HUB_NAMESPACE, "--wait=true")
+
+
+@pytest.fixture
+def hub(installation: Installation, hub_namespace: str) -> None:
+    """A hub with the tiny model and its adapters, ready."""
+    manifests = story.hub(installation.images["engine-cpu"])
+    installation.apply(*({**one, "metadata": {**one["metadata"], "namespace": hub_namespace}} for one in manifests))
+    installation.kubectl("-n", hub_namespace, "wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
 
 
 @pytest.fixture

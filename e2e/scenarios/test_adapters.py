@@ -11,12 +11,9 @@ import pytest
 from e2e.demo import story
 from e2e.lab import conditions, sim_deployment
 from e2e.scenarios.clients import ask
-from e2e.scenarios.conftest import HUB_NAMESPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from e2e.lab import Installation, Lab
+    from e2e.lab import Lab
     from lull.api.llmdeployment import Manifest
 
 # Names of models are everybody's in the cluster: each scenario has adapters of its own.
@@ -24,16 +21,7 @@ FR, DE = "hf://lull/tiny-lora-a", "hf://lull/tiny-lora-b"
 BIG = "hf://lull/tiny-lora-r64"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hub(installation: Installation) -> Iterator[None]:
-    """The hub with the tiny model and its adapters."""
-    installation.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HUB_NAMESPACE}})
-    manifests = story.hub(installation.images["engine-cpu"])
-    installation.apply(*({**one, "metadata": {**one["metadata"], "namespace": HUB_NAMESPACE}} for one in manifests))
-    wait = ("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
-    installation.kubectl("--namespace", HUB_NAMESPACE, *wait)
-    yield
-    installation.kubectl("delete", "namespace", HUB_NAMESPACE, "--wait=true")
+pytestmark = pytest.mark.usefixtures("hub")
 
 
 async def test_adapters_come_go_and_come_back_and_no_pod_restarts_for_it(lab: Lab) -> None:

@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
 from e2e.cluster.model import GPUS_PER_NODE
-from e2e.demo.story import hub, real_deployment
+from e2e.demo.story import real_deployment
 from e2e.lab import conditions, open_lab, sim_deployment
-from e2e.scenarios.conftest import HUB_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -193,8 +194,9 @@ _RULES: Final[dict[str, Manifest]] = {
 }
 
 
+@pytest.mark.usefixtures("hub")
 async def test_each_cause_reaches_the_llmdeployment_with_what_to_change(lab: Lab) -> None:
-    async with _hub(lab), _tainted(lab), _tiny_claim(lab), AsyncExitStack() as stack:
+    async with _tainted(lab), _tiny_claim(lab), AsyncExitStack() as stack:
         labs = {**dict.fromkeys((*SCHEDULING, *SOURCES, *PODS), lab)}
         for name in REFUSED:
             labs[name] = await stack.enter_async_context(open_lab(lab.installation, f"{lab.namespace[:40]}-{name}"))
@@ -213,18 +215,18 @@ async def test_each_cause_reaches_the_llmdeployment_with_what_to_change(lab: Lab
     assert not wrong, "\n".join(f"{name}: {said}" for name, said in wrong.items())
 
 
+@pytest.mark.usefixtures("hub")
 async def test_real_vllm_whose_engine_core_cannot_start_says_why(lab: Lab) -> None:
-    async with _hub(lab):
-        written = real_deployment(lab.installation.images["engine-cpu"], "cramped")
-        written["spec"] |= {"replicas": 1}
-        written["spec"]["engine"] |= {
-            "maxModelLen": 8192,
-            "extraArgs": ["--kv-cache-memory-bytes=64K"],
-            "env": [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "0"}],
-        }
-        await lab.apply(written)
+    written = real_deployment(lab.installation.images["engine-cpu"], "cramped")
+    written["spec"] |= {"replicas": 1}
+    written["spec"]["engine"] |= {
+        "maxModelLen": 8192,
+        "extraArgs": ["--kv-cache-memory-bytes=64K"],
+        "env": [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "0"}],
+    }
+    await lab.apply(written)
 
-        condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=120)
+    condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=120)
 
     assert "No available memory for the cache blocks" in condition["message"]
     assert "spec.engine.gpuMemoryUtilization" in condition["message"]
@@ -288,17 +290,6 @@ def _fits(cause: Cause, said: dict[str, str]) -> bool:
         and said["status"] == str(is_warning)
         and all(words in said["message"] for words in cause.says)
     )
-
-
-@asynccontextmanager
-async def _hub(lab: Lab) -> AsyncIterator[None]:
-    # Another scenario may have had one, whose namespace is still on its way out.
-    gone = ("wait", "--for=delete", f"namespace/{HUB_NAMESPACE}", "--timeout=60s")
-    await asyncio.to_thread(lab.installation.kubectl, *gone, check=False)
-    async with open_lab(lab.installation, HUB_NAMESPACE) as place:
-        await place.apply(*hub(lab.installation.images["engine-cpu"]))
-        await place.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
-        yield
 
 
 @asynccontextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from e2e.cluster.extras import lws_installed, uninstall_lws
-from e2e.demo.story import hub, real_deployment
-from e2e.lab import is_ready, open_lab, sim_deployment
+from e2e.demo.story import real_deployment
+from e2e.lab import is_ready, sim_deployment
 from e2e.scenarios.clients import ask, load
-from e2e.scenarios.conftest import HUB_NAMESPACE
 from lull.api import names
 from lull.doors.kube import NETWORK_POLICIES, SERVICES
 
@@ -79,42 +80,38 @@ async def test_a_group_comes_back_whole_when_a_member_dies_and_no_request_is_los
         await lab.kubectl("delete", "llm", "twins", "--wait=true")
 
 
+@pytest.mark.usefixtures("hub")
 async def test_real_vllm_over_two_nodes_wakes_answers_and_survives_the_death_of_its_worker(lab: Lab) -> None:
     image = lab.installation.images["engine-cpu"]
     with lws_installed(lab.installation.cluster):
-        async with open_lab(lab.installation, HUB_NAMESPACE) as hub_lab:
-            await hub_lab.apply(*hub(image))
-            await hub_lab.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
-            deployment = _over_two_nodes(real_deployment(image, "real"))
-            deployment["spec"]["scaling"] |= {"maxReplicas": 1, "idleAfter": "10m"}
-            await lab.apply(deployment)
-            await lab.until_condition("real", "Ready", "True", "ScaledToZero")
+        deployment = _over_two_nodes(real_deployment(image, "real"))
+        deployment["spec"]["scaling"] |= {"maxReplicas": 1, "idleAfter": "10m"}
+        await lab.apply(deployment)
+        await lab.until_condition("real", "Ready", "True", "ScaledToZero")
 
-            assert (await ask(lab, "real", tokens=12)).choices[0].message.content
-            before = await _uids(lab, "real")
-            worker = next(pod for pod in await _members(lab, "real") if _component(pod) == names.COMPONENT_WORKER)
-            await _end(lab, worker, _KILL_CHILDREN)
-            await lab.until("all of the group is new", lambda: _has_changed(lab, "real", before, at_least=2))
+        assert (await ask(lab, "real", tokens=12)).choices[0].message.content
+        before = await _uids(lab, "real")
+        worker = next(pod for pod in await _members(lab, "real") if _component(pod) == names.COMPONENT_WORKER)
+        await _end(lab, worker, _KILL_CHILDREN)
+        await lab.until("all of the group is new", lambda: _has_changed(lab, "real", before, at_least=2))
 
-            # It asks while the group starts again: the request is held, and answered.
-            assert (await ask(lab, "real", tokens=12)).choices[0].message.content
-            await lab.kubectl("delete", "llm", "real", "--wait=true")
+        # It asks while the group starts again: the request is held, and answered.
+        assert (await ask(lab, "real", tokens=12)).choices[0].message.content
+        await lab.kubectl("delete", "llm", "real", "--wait=true")
 
 
+@pytest.mark.usefixtures("hub")
 async def test_real_vllm_over_two_tensor_parallel_ranks_in_one_pod(lab: Lab) -> None:
     image = lab.installation.images["engine-cpu"]
-    async with open_lab(lab.installation, HUB_NAMESPACE) as hub_lab:
-        await hub_lab.apply(*hub(image))
-        await hub_lab.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
-        deployment = real_deployment(image, "ranks")
-        deployment["spec"] |= {"parallelism": {"tensor": 2}, "resources": {"sharedMemory": "1Gi"}}
-        deployment["spec"]["engine"]["env"] = [{"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "0|1"}]
-        await lab.apply(deployment)
-        await lab.until_condition("ranks", "Ready", "True", "ScaledToZero")
+    deployment = real_deployment(image, "ranks")
+    deployment["spec"] |= {"parallelism": {"tensor": 2}, "resources": {"sharedMemory": "1Gi"}}
+    deployment["spec"]["engine"]["env"] = [{"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "0|1"}]
+    await lab.apply(deployment)
+    await lab.until_condition("ranks", "Ready", "True", "ScaledToZero")
 
-        assert (await ask(lab, "ranks", tokens=12)).choices[0].message.content
-        assert len(await lab.pods("ranks")) == 1
-        await lab.kubectl("delete", "llm", "ranks", "--wait=true")
+    assert (await ask(lab, "ranks", tokens=12)).choices[0].message.content
+    assert len(await lab.pods("ranks")) == 1
+    await lab.kubectl("delete", "llm", "ranks", "--wait=true")
 
 
 def _over_two_nodes(deployment: Manifest) -> Manifest:
