@@ -57,6 +57,9 @@ async def test_helm_test_tells_whether_the_gateways_answer(lab: Lab) -> None:
         rollout = ("-n", SYSTEM, "rollout", "status", "deployment/lull-gateway", "--timeout=120s")
         await asyncio.to_thread(lab.installation.kubectl, *rollout)
 
+    # The pod of a test that failed stays, for its log, until one succeeds.
+    assert "Phase:          Succeeded" in await asyncio.to_thread(helm, cluster, "test", RELEASE)
+
 
 def _environment(lab: Lab, folder: Path) -> dict[str, str]:
     """A newcomer's shell: kubectl on the PATH, and the lab's namespace as the one that is meant."""

@@ -80,3 +80,35 @@ async def test_a_spec_change_rolls_without_losing_a_request(lab: Lab) -> None:
 
     assert outcome.failures == []
     assert outcome.broken == []
+
+
+async def test_pods_are_replaced_in_place_where_no_accelerator_is_free(lab: Lab) -> None:
+    """Three replicas take all 24 GPUs of the cluster, so that none is left for a surge."""
+    spec = sim_deployment(
+        lab.installation,
+        "full",
+        accelerator={"vendor": "Nvidia"},
+        parallelism={"tensor": 8},
+        scaling={"minReplicas": 3, "maxReplicas": 3},
+    )
+    await lab.apply(spec)
+    await lab.until_replicas("full", 3)
+    before = {pod["metadata"]["uid"] for pod in await lab.pods("full")}
+
+    async with load(lab, "full", clients=3) as outcome:
+        spec["spec"]["engine"]["maxModelLen"] = 1024
+        await lab.apply(spec)
+
+        async def replaced() -> bool:
+            pods = await lab.pods("full")
+            return len(pods) == 3 and not {pod["metadata"]["uid"] for pod in pods} & before
+
+        await lab.until("all three are new", replaced, within=180)
+        await lab.until_replicas("full", 3)
+
+    assert outcome.failures == []
+    assert outcome.broken == []
+    # Once it is done, the next rollout may surge again.
+    await lab.until_condition("full", "Reconciling", "False", "Settled")
+    strategy = await lab.kubectl("get", "deployment", "full-default", "-o", "jsonpath={.spec.strategy.rollingUpdate}")
+    assert strategy == '{"maxSurge":1,"maxUnavailable":0}'
