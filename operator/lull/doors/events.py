@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from lull.api.reasons import Reason
     from lull.doors.kube import Kube
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 log = structlog.get_logger(__name__)
 
 REPEAT_AFTER: Final = 300.0
 """The same words about the same object are not said again for so many seconds."""
+# For each LLMDeployment by itself, so that a noisy one silences no other; numbers of the order of client-go's.
 BURST: Final = 25
 REFILL_SECONDS: Final = 5.0
 _REMEMBERED: Final = 4096
@@ -50,6 +54,14 @@ class _Said:
 
 
 @dataclass(frozen=True, slots=True)
+class _Allowance:
+    """How many Events an LLMDeployment may have at once, as of a time."""
+
+    left: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _News:
     deployment: LLMDeployment
     reason: Reason | ScaledReason
@@ -65,8 +77,7 @@ class Recorder:
         self._reporter = reporter
         self._news: asyncio.Queue[_News] = asyncio.Queue(_WAITING)
         self._said: OrderedDict[tuple[str, str], _Said] = OrderedDict()
-        self._tokens = float(BURST)
-        self._filled_at = clock.monotonic()
+        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
 
     def record(
         self, deployment: LLMDeployment, reason: Reason | ScaledReason, message: str, *, warning: bool = False
@@ -97,19 +108,21 @@ class Recorder:
         said = self._said.get(identity)
         if said is not None and said.message == news.message and now - said.last_at < REPEAT_AFTER:
             return None
-        self._tokens = min(float(BURST), self._tokens + (now - self._filled_at) / REFILL_SECONDS)
-        self._filled_at = now
-        if self._tokens < 1:
+        if not self._spend(news.deployment.uid, now):
             metrics.EVENTS_POSTED.labels("dropped").inc()
             return None
-        self._tokens -= 1
         wall = clock.wall()
         latest = _Said(said.first_at if said else wall, now, (said.count if said else 0) + 1, news.message)
-        self._said[identity] = latest
-        self._said.move_to_end(identity)
-        while len(self._said) > _REMEMBERED:
-            self._said.popitem(last=False)
+        _remember(self._said, identity, latest)
         return self._render(news, latest, wall)
+
+    def _spend(self, uid: str, now: float) -> bool:
+        """Whether an LLMDeployment may have one more Event."""
+        allowance = self._allowances.get(uid, _Allowance(float(BURST), now))
+        left = min(float(BURST), allowance.left + (now - allowance.at) / REFILL_SECONDS)
+        is_allowed = left >= 1
+        _remember(self._allowances, uid, _Allowance(left - 1 if is_allowed else left, now))
+        return is_allowed
 
     def _render(self, news: _News, said: _Said, wall: float) -> Manifest:
         key = news.deployment.key
@@ -135,6 +148,14 @@ class Recorder:
             "lastTimestamp": _seconds(wall),
             "count": said.count,
         }
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    """Keep the latest, and forget those that were not heard of for the longest."""
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > _REMEMBERED:
+        known.popitem(last=False)
 
 
 def _seconds(at: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from lull.api.llmdeployment import Manifest
 from lull.api.reasons import Reason
@@ -68,6 +69,16 @@ async def test_does_not_flood() -> None:
         await asyncio.sleep(0.1)
 
         assert len(server.writes) <= BURST + 1
+
+
+async def test_a_noisy_llmdeployment_silences_no_other() -> None:
+    quiet = replace(DEPLOYMENT, key=replace(DEPLOYMENT.key, name="quiet"), uid="another")
+    async with recording() as (server, recorder):
+        for number in range(BURST * 4):
+            recorder.record(DEPLOYMENT, ScaledReason.SCALED_UP, str(number))
+        recorder.record(quiet, Reason.IMAGE_PULL_FAILED, "no such image", warning=True)
+
+        await until(lambda: any(event["message"] == "no such image" for event in posted(server)))
 
 
 async def test_an_event_that_cannot_be_posted_is_lost_and_the_next_is_not() -> None:
