@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lull.api import names
 from lull.api.schema import build_crd
 from lull.api.timestamps import parse_timestamp
+from lull.core.manifests.vendors import PRODUCT_LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,14 +34,6 @@ REQUIRED_ACCESS: Final[tuple[tuple[str, str, str], ...]] = (
     ("policy", "poddisruptionbudgets", "patch"),
 )
 """What the operator cannot do without, as group, resource and verb."""
-
-ACCELERATOR_RESOURCES: Final = {
-    "nvidia.com/gpu": "nvidia.com/gpu.product",
-    "amd.com/gpu": "amd.com/gpu.product-name",
-    "google.com/tpu": "cloud.google.com/gke-tpu-accelerator",
-    "aws.amazon.com/neuron": "node.kubernetes.io/instance-type",
-}
-"""Extended resources of accelerators, and the label by which spec.accelerator.product finds a node."""
 
 
 @unique
@@ -212,7 +205,7 @@ def _check_nodes(facts: Facts) -> Iterator[Diagnosis]:
     unlabelled: list[str] = []
     for node in facts.nodes:
         labels = node["metadata"].get("labels", {})
-        for resource, label in ACCELERATOR_RESOURCES.items():
+        for resource, label in PRODUCT_LABELS.items():
             count = int((node.get("status") or {}).get("allocatable", {}).get(resource, 0))
             if count:
                 product = labels.get(label, "unlabelled")

@@ -40,5 +40,5 @@ def build_settings(settings: OperatorSettings) -> BuildSettings:
         s3_endpoint=settings.s3_endpoint,
         gs_endpoint=settings.gs_endpoint,
         oci_plain_http=settings.oci_plain_http,
-        pass_labels=tuple(label for part in settings.pass_labels.split(",") if (label := part.strip())),
+        pass_labels=settings.passed_labels,
     )

@@ -28,6 +28,9 @@ _NAMES: Final = {
     Vendor.NEURON: _Names("aws.amazon.com/neuron", "node.kubernetes.io/instance-type"),
 }
 
+PRODUCT_LABELS: Final = {known.resource: known.product for known in _NAMES.values()}
+"""By extended resource, the node label by which spec.accelerator.product finds a node."""
+
 
 def find_resource(spec: LLMDeploymentSpec) -> str | None:
     """Extended resource that engine pods ask for; None for CPU."""
