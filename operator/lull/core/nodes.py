@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from lull.api import names
 from lull.api.placement import CapacityType
 from lull.api.reasons import Reason
+from lull.core.manifests.capacity import build_node_affinity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -81,6 +82,14 @@ def check_nodes(
     if nodes and not autoscaled and not any(_KARPENTER in _labels(node) for node in nodes):
         refusal = next(filter(None, (_find_excess(pod, nodes) for pod in pods.values())), None)
     return NodeCheck(refusal, pools)
+
+
+def find_capacity_type(labels: dict[str, str]) -> CapacityType:
+    """What capacity a node's labels say that it is; ANY where they say nothing."""
+    for capacity in (CapacityType.SPOT, CapacityType.ON_DEMAND):
+        if _matches({"affinity": build_node_affinity(capacity, None)}, labels):
+            return capacity
+    return CapacityType.ANY
 
 
 def _pod_specs(desired: tuple[Manifest, ...]) -> Iterator[tuple[str, Manifest]]:

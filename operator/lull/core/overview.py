@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from lull.api import names
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
+from lull.api.placement import CapacityType
 from lull.api.reasons import ConditionType
+from lull.core.manifests.capacity import CAPACITY_LABELS
+from lull.core.nodes import find_capacity_type
 from lull.core.status import is_ready
 from lull.core.troubles import find_trouble
 
@@ -175,10 +178,10 @@ def _find_stage(pod: Manifest) -> str:
 
 def _view_node(name: str, node: Manifest | None) -> NodeView:
     labels = node["metadata"].get("labels", {}) if node else {}
-    kind = labels.get(names.LABEL_CAPACITY_TYPE) or labels.get("karpenter.sh/capacity-type", "")
+    capacity = find_capacity_type(labels)
     return NodeView(
         name=name,
-        capacity_type=kind,
+        capacity_type="" if capacity is CapacityType.ANY else CAPACITY_LABELS[capacity],
         zone=labels.get("topology.kubernetes.io/zone", ""),
         product=labels.get("nvidia.com/gpu.product", ""),
         is_closed=bool(node and (node.get("spec") or {}).get("unschedulable")),

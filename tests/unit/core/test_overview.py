@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lull.api.llmdeployment import Manifest
 from lull.api.timestamps import parse_timestamp
 from lull.cli.cluster import to_json
@@ -87,6 +89,24 @@ def test_shows_the_tree_down_to_the_node() -> None:
     assert "a  Ready  node-a (spot, zone-a, cordoned)  1m" in lines[3]
     assert "b  " in lines[4]
     assert "3 Insufficient nvidia.com/gpu" in lines[4]
+
+
+@pytest.mark.parametrize(
+    ("labels", "capacity"),
+    [
+        ({"lull.dev/capacity-type": "on-demand"}, "on-demand"),
+        ({"eks.amazonaws.com/capacityType": "SPOT"}, "spot"),
+        ({"cloud.google.com/gke-nodepool": "a"}, "on-demand"),
+        ({"kubernetes.io/hostname": "a"}, ""),
+    ],
+)
+def test_knows_the_capacity_of_a_node_as_pools_do(labels: dict[str, str], capacity: str) -> None:
+    nodes = {"n": {"metadata": {"name": "n", "labels": labels}}}
+
+    (pool,) = build_overview(_model(), [_pod("a", node="n")], nodes).pools
+
+    assert pool.pods[0].node is not None
+    assert pool.pods[0].node.capacity_type == capacity
 
 
 def test_says_what_each_pod_that_starts_is_doing() -> None:
