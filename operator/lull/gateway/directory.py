@@ -127,8 +127,9 @@ class Directory:
         except InvalidSpec as error:
             # What was served so far still is: its pods run, whatever became of the spec.
             self._log.warning("spec not readable", deployment=str(key), error=str(error))
+        kept = frozenset(self.list_adapters(key))
         for name in listed:
-            if name not in self.list_adapters(key):
+            if name not in kept:
                 self._on_adapter_gone(key, name)
         self._on_change(key)
 

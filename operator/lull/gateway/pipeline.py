@@ -191,7 +191,7 @@ def count(gateway: Gateway, exchange: Exchange) -> None:
     labels = (key.namespace, key.name) if key is not None else ("", "")
     metrics = gateway.metrics
     metrics.requests.labels(*labels, str(code)).inc()
-    if key is not None and exchange.adapter in gateway.directory.list_adapters(key):
+    if key is not None and exchange.adapter and exchange.adapter in gateway.directory.list_adapters(key):
         metrics.adapter_requests.labels(*labels, exchange.adapter, str(code)).inc()
     if key is not None:
         metrics.seconds.labels(*labels).observe(now - exchange.arrived_at)
