@@ -33,17 +33,22 @@ def installation() -> Iterator[Installation]:
 
 @pytest.fixture(scope="session")
 def hub_namespace(installation: Installation) -> Iterator[str]:
-    """Where the hub runs, once for all scenarios that fetch from it."""
-    installation.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HUB_NAMESPACE}})
+    """Where the hub runs; gone after the last scenario that fetches from it."""
     yield HUB_NAMESPACE
-    installation.kubectl("delete", "namespace", HUB_NAMESPACE, "--wait=true")
+    installation.kubectl("delete", "namespace", HUB_NAMESPACE, "--ignore-not-found", "--wait=true")
 
 
 @pytest.fixture
 def hub(installation: Installation, hub_namespace: str) -> None:
     """A hub with the tiny model and its adapters, ready."""
+    found = installation.kubectl("get", "namespace", hub_namespace, "-o", "jsonpath={.status.phase}", check=False)
+    if found == "Terminating":
+        # An earlier run on this cluster: what is applied to a namespace on its way out goes with it.
+        installation.kubectl("wait", "--for=delete", f"namespace/{hub_namespace}", "--timeout=180s")
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": hub_namespace}}
     manifests = story.hub(installation.images["engine-cpu"])
-    installation.apply(*({**one, "metadata": {**one["metadata"], "namespace": hub_namespace}} for one in manifests))
+    placed = ({**one, "metadata": {**one["metadata"], "namespace": hub_namespace}} for one in manifests)
+    installation.apply(namespace, *placed)
     installation.kubectl("-n", hub_namespace, "wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
 
 
