@@ -28,7 +28,8 @@ class Lines:
         self._closed: Callable[[], Refusal] | None = None
 
     def arrive(self, key: Key, *, size: int, limits: Limits, adapter: str = "") -> tuple[Ticket, Verdict]:
-        ticket, verdict = self._admission.arrive(
+        # All are of one tenant here, so that nobody is displaced.
+        ticket, verdict, _ = self._admission.arrive(
             key, size=size, limits=limits, free=self._free(key, adapter), now=clock.monotonic(), lane=adapter
         )
         if verdict is Verdict.HOLD:
