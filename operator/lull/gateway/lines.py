@@ -26,15 +26,18 @@ class Lines:
         *,
         on_go: Callable[[Exchange], None],
         on_refused: Callable[[Exchange, Refusal], None],
+        displaced: Callable[[], Refusal],
     ) -> None:
         """`free`: requests for a model, or for an adapter of it, that could be passed on right now.
 
         `on_go` and `on_refused` tell what became of a request that waited. They are called in a turn of the event
-        loop of their own, in the order in which requests were let go.
+        loop of their own, in the order in which requests were let go. `displaced` is what those are told whose place
+        another needs more.
         """
         self._free = free
         self._on_go = on_go
         self._on_refused = on_refused
+        self._displaced = displaced
         self._admission = Admission()
         self._held: dict[int, Exchange] = {}
         self._rung = asyncio.Event()
@@ -44,7 +47,7 @@ class Lines:
     def arrive(self, exchange: Exchange, key: Key, limits: Limits) -> tuple[Ticket, Verdict]:
         """A request comes in."""
         api_key = exchange.key
-        ticket, verdict = self._admission.arrive(
+        arrival = self._admission.arrive(
             key,
             size=exchange.size,
             limits=limits,
@@ -54,11 +57,18 @@ class Lines:
             tenant="" if api_key is None else api_key.id,
             priority=0 if api_key is None else api_key.priority,
         )
-        if verdict is Verdict.HOLD:
-            self._hold(ticket, exchange)
-        if verdict is not Verdict.ADMIT:
+        for ticket in arrival.displaced:
+            self._call_soon(self._on_refused, self._held.pop(ticket.number), self._displaced())
+        if arrival.verdict is Verdict.HOLD:
+            self._hold(arrival.ticket, exchange)
+        if arrival.verdict is not Verdict.ADMIT:
             self._ring()
-        return ticket, verdict
+        return arrival.ticket, arrival.verdict
+
+    def note(self, key: Key) -> None:
+        """Another model serves what this one was asked for: its operator is to know that it was asked."""
+        self._admission.note(key, now=clock.monotonic())
+        self._ring()
 
     def hold_again(self, ticket: Ticket, exchange: Exchange) -> None:
         """Back in line after a failed try; let go at once where another endpoint has room."""

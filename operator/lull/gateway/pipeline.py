@@ -66,13 +66,7 @@ def admit(gateway: Gateway, exchange: Exchange) -> bool:
         exchange.deadline = now + exchange.hold_seconds
         exchange.ticket, verdict = gateway.lines.arrive(exchange, exchange.deployment.key, exchange.limits)
         if verdict in {Verdict.SHED_COUNT, Verdict.SHED_BYTES}:
-            what = "requests" if verdict is Verdict.SHED_COUNT else "bytes of requests"
-            raise unavailable(
-                429,
-                f"Too many {what} wait for this model already. Try again later.",
-                code="queue_full",
-                retry_after=RETRY_AFTER_FULL,
-            )
+            raise queue_full("requests" if verdict is Verdict.SHED_COUNT else "bytes of requests")
         if verdict is Verdict.ADMIT:
             return True
     else:
@@ -492,6 +486,16 @@ def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
         f"No replica of this model became ready within {seconds:g} s. It may still be starting.",
         code="cold_start_timeout",
         retry_after=RETRY_AFTER_COLD,
+    )
+
+
+def queue_full(what: str = "requests") -> Refusal:
+    """What those are told who find no place in line, or lose it to another."""
+    return unavailable(
+        429,
+        f"Too many {what} wait for this model already. Try again later.",
+        code="queue_full",
+        retry_after=RETRY_AFTER_FULL,
     )
 
 

@@ -150,6 +150,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         lambda key, adapter: directory.free(key, now=clock.monotonic(), adapter=adapter),
         on_go=go,
         on_refused=refuse,
+        displaced=pipeline.queue_full,
     )
     metrics = GatewayMetrics(lines.demand)
     engines = Engines(connect_seconds=settings.connect_seconds)
