@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import math
 import secrets
-import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -22,10 +21,10 @@ from lull.gateway.reply import Reply
 from lull.wire.openai import Refusal, unavailable
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from lull.gateway.exchange import Gateway
-    from lull.gateway.reply import Headers
 
 KEEP_ALIVE_SECONDS: Final = 75.0
 """For idle clients."""
@@ -111,15 +110,11 @@ class Door:
         """Return once all clients have their answers and are gone; cut those that are left after so many seconds."""
         try:
             async with asyncio.timeout(seconds):
-                while self.clients:
-                    self._quiet.clear()
-                    await self._quiet.wait()
+                await self._wait_quiet()
         except TimeoutError:
             for client in tuple(self.clients):
                 client.abort()
-            # Their connections are lost in the next turns of the event loop.
-            while self.clients:
-                await asyncio.sleep(0)
+            await self._wait_quiet()
 
     async def run(self) -> None:
         """Watch the time, for ever."""
@@ -138,6 +133,11 @@ class Door:
         self.clients.discard(client)
         if not self.clients:
             self._quiet.set()
+
+    async def _wait_quiet(self) -> None:
+        while self.clients:
+            self._quiet.clear()
+            await self._quiet.wait()
 
     def _tick(self) -> None:
         self.date = clock.http_date()
@@ -265,29 +265,10 @@ class Client(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
         self._head_done = True
-        headers = self._headers
-        hosts = announced = 0
-        expects = b""
-        for name, value in headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                announced = int(value)
-            elif name == b"expect":
-                expects = value.lower()
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise _BadHeadError(Refusal(415, "Send the body without Content-Encoding.", code="unsupported_encoding"))
-        version = self._parser.get_http_version()
-        self._is_old = version == "1.0"
-        if version != "1.1" and not self._is_old:
-            raise _BadHeadError(Refusal(505, "Only HTTP/1.1 is spoken here.", code="http_version"))
-        if hosts != 1 and not (self._is_old and not hosts):
-            raise _BadHeadError(Refusal(400, "There must be one Host header.", code="invalid_host"))
-        if expects and expects != b"100-continue":
-            raise _BadHeadError(Refusal(417, "Only 100-continue can be expected.", code="expectation_failed"))
         gateway = self.door.gateway
+        self._check_version()
+        announced, expects = self._check_head()
         if announced:
             self._check_size(gateway, announced, announced)
         if self._exchange is None and not self._queue:
@@ -350,7 +331,9 @@ class Client(asyncio.Protocol):
             return
         self.due = math.inf
         what = "body" if self._head_done else "head"
-        seconds = self.door.gateway.settings.body_seconds if self._head_done else self.door.gateway.settings.head_seconds
+        seconds = (
+            self.door.gateway.settings.body_seconds if self._head_done else self.door.gateway.settings.head_seconds
+        )
         refusal = Refusal(408, f"The request's {what} did not arrive within {seconds:g} s.", code=f"{what}_timeout")
         self._refuse(refusal)
         if not self._is_serving:
@@ -443,9 +426,7 @@ class Client(asyncio.Protocol):
         assert self._parser is not None
         method = self._parser.get_method()
         headers = [
-            (name, value)
-            for name, value in self._headers
-            if name not in {b"connection", b"upgrade", b"http2-settings"}
+            (name, value) for name, value in self._headers if name not in {b"connection", b"upgrade", b"http2-settings"}
         ]
         if method == b"CONNECT":
             self._refuse(Refusal(405, "There are no tunnels here.", code="method_not_allowed"))
@@ -466,6 +447,34 @@ class Client(asyncio.Protocol):
                 self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _check_version(self) -> None:
+        assert self._parser is not None
+        version = self._parser.get_http_version()
+        self._is_old = version == "1.0"
+        if version != "1.1" and not self._is_old:
+            raise _BadHeadError(Refusal(505, "Only HTTP/1.1 is spoken here.", code="http_version"))
+
+    def _check_head(self) -> tuple[int, bytes]:
+        """Refuse what cannot be answered; the body's length, where it is told, and what the client expects."""
+        hosts = announced = 0
+        expects = b""
+        for name, value in self._headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                announced = int(value)
+            elif name == b"expect":
+                expects = value.lower()
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                raise _BadHeadError(
+                    Refusal(415, "Send the body without Content-Encoding.", code="unsupported_encoding")
+                )
+        if hosts != 1 and not (self._is_old and not hosts):
+            raise _BadHeadError(Refusal(400, "There must be one Host header.", code="invalid_host"))
+        if expects and expects != b"100-continue":
+            raise _BadHeadError(Refusal(417, "Only 100-continue can be expected.", code="expectation_failed"))
+        return announced, expects
 
     def _check_size(self, gateway: Gateway, size: int, added: int) -> None:
         limit = gateway.settings.max_body_bytes

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES: Final = 1 << 20
 """An answer of known length up to this is read before any of it is sent: an engine's death then costs a retry only."""
+TAIL_BYTES: Final = 4096
 LINGER_SECONDS: Final = 0.25
 """After the last event of a stream, so long for the engine to end it, for the connection to be used again."""
 
@@ -97,6 +98,7 @@ class Relay:
         "_outcome",
         "_reader",
         "_status",
+        "_tail",
         "_task",
         "_was_stale",
         "_whole",
@@ -118,6 +120,8 @@ class Relay:
         self._whole: list[bytes] | None = None
         self._kept = b""
         """Comments before the first event; they wait for it."""
+        self._tail = b""
+        """The end of a long answer: its usage is there."""
         self._is_over = False
         self._is_paused = False
         self._was_stale = False
@@ -126,7 +130,7 @@ class Relay:
         """Ask the engine."""
         exchange = self._exchange
         call = exchange.call
-        self._body = ask_for_usage(call, exchange.body) if call.stream else exchange.body
+        self._body = ask_for_usage(call, exchange.body) if call.hides_usage else exchange.body
         routing.record_start(self.candidate, exchange.work)
         self._gateway.relays.add(self)
         self._task = self._gateway.engines.take(self.candidate.endpoint, self)
@@ -191,7 +195,7 @@ class Relay:
         elif status in {502, 504}:
             self._fail(Failure.BROKEN, str(status))
         elif status == 200 and _is_event_stream(headers):
-            self._reader = EventReader(self._exchange.path, strip_usage=not self._exchange.call.wants_usage)
+            self._reader = EventReader(self._exchange.path, strip_usage=self._exchange.call.hides_usage)
         elif length is not None and length <= WHOLE_BYTES:
             self._whole = []
 
@@ -205,6 +209,7 @@ class Relay:
         else:
             if self._exchange.begun_at is None:
                 self._begin(is_event_stream=False)
+            self._tail = (self._tail + data)[-TAIL_BYTES:]
             self._write(data)
 
     def complete(self) -> None:
@@ -214,15 +219,13 @@ class Relay:
         if self._is_over:
             return
         if self._reader is not None:
-            if self._reader.ends_with_body:
-                self._finish()
-            else:
-                self._fail_or_break(Failure.BROKEN, "the stream ended early")
+            self._fail_or_break(Failure.BROKEN, "the stream ended early")
         elif self._whole is not None:
             self._send_whole(b"".join(self._whole))
         else:
             if self._exchange.begun_at is None:
                 self._begin(is_event_stream=False)
+            self._exchange.usage = read_usage(self._tail)
             self._finish()
 
     def lost(self, detail: str) -> None:
@@ -249,7 +252,7 @@ class Relay:
                 self._fail(Failure.NO_ADAPTER, error.message)
                 return
         elif self._status == 200:
-            exchange.usage = read_usage(exchange.path, body)
+            exchange.usage = read_usage(body)
             _record(exchange, body)
         routing.record_success(self.candidate)
         exchange.stage = Stage.STREAMING
@@ -260,31 +263,35 @@ class Relay:
     def _read_events(self, reader: EventReader, data: bytes) -> None:
         exchange = self._exchange
         passage = reader.read(data)
-        if not passage.whole and passage.error is None and not passage.done:
-            if passage.usage is not None:
-                exchange.usage = passage.usage
-            return
-        if exchange.begun_at is None:
-            if passage.error is not None and not passage.begun:
-                if failure := _find_failure(passage.error, first_event=True):
-                    self._fail(*failure)
-                    return
-            elif not passage.begun:
-                self._kept += passage.whole
-                return
-            self._begin(is_event_stream=True)
         if passage.usage is not None:
             exchange.usage = passage.usage
+        whole = passage.whole
+        if not whole and passage.error is None and not passage.done:
+            return
+        if exchange.begun_at is None and not self._is_beginning(passage):
+            return
+        if self._kept:
+            whole, self._kept = self._kept + whole, b""
         exchange.events += passage.events
         exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
-        whole = self._kept + passage.whole if self._kept else passage.whole
-        self._kept = b""
         if exchange.tap is not None:
             whole = exchange.tap(whole)
         if passage.done or passage.error is not None:
             self._end_stream(passage, whole)
         elif whole:
             self._write(whole, torn=reader.torn)
+
+    def _is_beginning(self, passage: Passage) -> bool:
+        """Look at what comes first, before the client is told that its request succeeded."""
+        if passage.error is not None and not passage.begun:
+            if failure := _find_failure(passage.error, first_event=True):
+                self._fail(*failure)
+                return False
+        elif not passage.begun:
+            self._kept += passage.whole
+            return False
+        self._begin(is_event_stream=True)
+        return True
 
     def _end_stream(self, passage: Passage, last: bytes) -> None:
         exchange = self._exchange

@@ -21,8 +21,6 @@ STREAM: Final = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cach
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _BEAT: Final = render_comment("waiting")
 
-Headers = "Iterable[tuple[bytes, bytes]]"
-
 
 class Reply:
     """An answer that is either whole, or a stream.
@@ -78,7 +76,7 @@ class Reply:
             self._open(200, STREAM)
         self._write(_BEAT)
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None:
+    def send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer as a whole."""
         self.status = status
         self.begun_at = clock.monotonic()
@@ -93,7 +91,7 @@ class Reply:
         self._client.write(head + body if self.has_body else head)
         self._client.answered(closing=self.closing)
 
-    def begin(self, status: int, headers: Headers, *, is_event_stream: bool) -> None:
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, is_event_stream: bool) -> None:
         """Open a stream, unless it is open already."""
         self.status = status
         self.begun_at = clock.monotonic()
@@ -141,14 +139,14 @@ class Reply:
     def _write(self, chunk: bytes) -> None:
         self.write(chunk)
 
-    def _open(self, status: int, headers: Headers) -> None:
+    def _open(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._is_open = True
         self._is_chunked = self._client.knows_chunks
         if not self._is_chunked:
             self.closing = True
         self._client.write(self._head(status, headers, b"transfer-encoding: chunked\r\n" if self._is_chunked else b""))
 
-    def _head(self, status: int, headers: Headers, length: bytes) -> bytes:
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: bytes) -> bytes:
         lines = [
             _STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status,
             b"server: lull\r\ndate: ",
