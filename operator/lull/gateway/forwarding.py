@@ -174,7 +174,7 @@ async def _relay_whole(
 async def _relay_stream(
     gateway: Gateway, exchange: Exchange, attempt: Attempt, response: aiohttp.ClientResponse
 ) -> None:
-    reader = EventReader()
+    reader = EventReader(exchange.path)
     reply = exchange.reply
     kept = b""
     """Comments before the first event; they wait for it."""

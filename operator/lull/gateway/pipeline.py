@@ -106,7 +106,7 @@ async def receive(gateway: Gateway, exchange: Exchange) -> None:
 
 async def find_model(gateway: Gateway, exchange: Exchange) -> None:
     """Read the model's name from the body, and look it up."""
-    call = exchange.call = parse_call(exchange.body)
+    call = exchange.call = parse_call(exchange.path, exchange.body)
     directory = gateway.directory
     is_known = directory.is_synced and directory.catalogue.find(call.model) is not None
     if not is_known and not (directory.is_synced and directory.is_current):

@@ -24,7 +24,16 @@ from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
 from lull.gateway.reply import JSON, SERVER
 from lull.gateway.residency import Residency
-from lull.wire.openai import INFERENCE_PATHS, PATH_MODELS, ModelCard, Refusal, render_models, unknown_model
+from lull.wire.openai import (
+    INFERENCE_PATHS,
+    PATH_MODELS,
+    ModelCard,
+    Refusal,
+    parse_model_path,
+    render_model,
+    render_models,
+    unknown_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -169,7 +178,7 @@ async def _answer(gateway: Gateway, request: web.BaseRequest) -> web.StreamRespo
     try:
         body = _answer_here(gateway, request.method, path)
     except Refusal as refusal:
-        status, headers, body = refusal.status, refusal.headers, refusal.body
+        status, headers, body = refusal.status, refusal.headers, refusal.render(path)
     gateway.metrics.requests.labels("", "", str(status)).inc()
     response = web.Response(status=status, headers={**SERVER, **JSON, **headers}, body=body)
     if gateway.stopping:
@@ -179,14 +188,19 @@ async def _answer(gateway: Gateway, request: web.BaseRequest) -> web.StreamRespo
 
 def _answer_here(gateway: Gateway, method: str, path: str) -> bytes:
     """What needs no engine: the list of models, and every no."""
-    if path not in INFERENCE_PATHS | {PATH_MODELS}:
+    name = parse_model_path(path)
+    if path not in INFERENCE_PATHS | {PATH_MODELS} and name is None:
         raise Refusal(404, "There is nothing at this path.", code="unknown_path")
     if path in INFERENCE_PATHS or method != "GET":
         raise _wrong_method(path, "POST" if path in INFERENCE_PATHS else "GET")
     if not gateway.directory.is_synced:
         raise pipeline.not_synced()
     catalogue = gateway.directory.catalogue
-    return render_models(_describe(catalogue, name) for name in catalogue.names)
+    if name is None:
+        return render_models(_describe(catalogue, each) for each in catalogue.names)
+    if name not in catalogue.names:
+        raise unknown_model(name, catalogue.names)
+    return render_model(_describe(catalogue, name))
 
 
 def _describe(catalogue: Catalogue, name: str) -> ModelCard:
