@@ -191,7 +191,8 @@ class TestRefusing:
             "/v1/chat/completions/",
             "/v1/%63hat/completions",
             "/v1/chat/completions/../../../sleep",
-            "/v1/embedding",
+            "/v1/responses/resp_1",
+            "/invocations",
             "/V1/chat/completions",
         ],
     )
