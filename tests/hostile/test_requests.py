@@ -111,6 +111,7 @@ async def test_what_no_reader_may_guess_at_is_refused_and_the_line_is_cut(served
         "lower-case method": MODELS.lower(),
         "no method": b" /v1/models HTTP/1.1\r\n\r\n",
         "noise": bytes(range(256)) * 40,
+        "two encodings": post(CHAT, b"Content-Encoding: identity", b"Content-Encoding: gzip"),
         "two types": post(CHAT, b"Content-Type: text/plain"),
         "two keys": post(CHAT, b"Authorization: Bearer a", b"Authorization: Bearer b"),
     }
@@ -139,7 +140,6 @@ async def test_what_is_too_much_is_refused_before_it_is_read(served: World) -> N
         "415 deflate": post(zlib.compress(b" " * 50_000_000), b"Content-Encoding: deflate"),
         "415 br": post(CHAT, b"Content-Encoding: br"),
         "415 zstd": post(CHAT, b"Content-Encoding: zstd"),
-        "415 twice": post(CHAT, b"Content-Encoding: identity", b"Content-Encoding: gzip"),
         "415 list": post(CHAT, b"Content-Encoding: identity, gzip"),
         "417 expectation": post(CHAT, b"Expect: 200-ok"),
         "405 tunnel": b"CONNECT 127.0.0.1:8000 HTTP/1.1\r\nHost: gateway\r\n\r\nGET / HTTP/1.1\r\n\r\n",
@@ -268,7 +268,7 @@ async def test_an_answer_to_head_has_no_body(served: World) -> None:
     following = await reader.readuntil(b"\r\n\r\n")
     writer.close()
 
-    assert head.startswith(b"HTTP/1.1 405 ")
+    assert head.startswith(b"HTTP/1.1 200 ")
     assert following.startswith(b"HTTP/1.1 200 ")
 
 
@@ -358,8 +358,12 @@ class TestSlowness:
         assert [brief(one) for one in heard[:4]] == ["408 closed"] * 4
         assert all(one.closed for one in heard)
 
-    async def test_line_ends_without_end_are_no_sign_of_life(self, running: Any) -> None:
-        async with running(head_seconds=0.4) as world:
+    async def test_line_ends_without_end_are_no_sign_of_life(
+        self, running: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lull.gateway.door.KEEP_ALIVE_SECONDS", 0.4)
+
+        async with running() as world:
             heard = await say(world.settings.port, *[b"\r\n"] * 60, pause=0.05)
 
         assert heard.closed
@@ -424,7 +428,7 @@ class TestLeaving:
             world.add_model()
             world.put_pod(engine, pod="pod-1")
             await world.wait_listed()
-            reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port, limit=1)
+            _, writer = await asyncio.open_connection("127.0.0.1", world.settings.port, limit=1)
             writer.transport.pause_reading()  # type: ignore[attr-defined]  a socket's transport
             writer.write(post(b'{"model":"llama","stream":true}'))
             await world.until(lambda: sent > 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lull.wire.openai import INFERENCE_PATHS
 from tests.hostile.engines import WHOLE, RawEngine, saying
@@ -12,7 +12,6 @@ from tests.hostile.spellings import Attempt, attempts
 
 if TYPE_CHECKING:
     from tests.hostile.raw import Heard
-    from tests.unit.gateway.conftest import World
 
 AT_ONCE = 64
 
@@ -39,9 +38,9 @@ def find_wrong(heard: list[tuple[Attempt, Heard]]) -> list[str]:
     ]
 
 
-async def test_only_allowed_paths_reach_an_engine(world: World) -> None:
-    world.add_model()
-    async with RawEngine(saying(WHOLE)) as engine:
+async def test_only_allowed_paths_reach_an_engine(running: Any) -> None:
+    async with running(body_seconds=0.5, head_seconds=0.5) as world, RawEngine(saying(WHOLE)) as engine:
+        world.add_model()
         world.put_pod(engine, pod="pod-1")
         await world.wait_listed()
 
