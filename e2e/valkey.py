@@ -55,7 +55,9 @@ def find_server() -> Server:
 
 def _find_mirror() -> tuple[str, str]:
     """The release, and where this machine has its packages from."""
-    answer = run_tool(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI) $(COMPONENT)", "Created-By: Packages"])
+    answer = run_tool(
+        ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI) $(COMPONENT)", "Created-By: Packages"]
+    )
     rows = [line.split() for line in answer.splitlines()]
     known = dict(line.partition("=")[::2] for line in Path("/etc/os-release").read_text().splitlines())
     release = known.get("VERSION_CODENAME", "")

@@ -103,7 +103,7 @@ class GatewaySettings(_Settings):
     keys_required: Annotated[bool, Field(description="Whether requests without a key that is known get 401.")] = False
     keys_secret: Annotated[
         str, Field(description="Secret in this namespace that holds the keys; empty means that there are none.")
-    ] = "lull-gateway-keys"
+    ] = "lull-gateway-keys"  # noqa: S105  a name
     valkey_url: Annotated[
         str,
         Field(

@@ -420,9 +420,7 @@ async def reflect(
                 listed = clock.monotonic()
                 on_synced()
             began = clock.monotonic()
-            watch = kube.watch(
-                resource, resource_version=version, namespace=namespace, labels=labels, fields=fields
-            )
+            watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels, fields=fields)
             async with aclosing(watch) as events:
                 async for event in events:
                     on_alive()

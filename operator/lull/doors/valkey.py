@@ -34,10 +34,12 @@ SETTLED_MOST: Final = 10_000
 
 # A window is a hash: slices by their number, their sum, and the first and last of them. Slices lie on the server's
 # clock, which is one for all gateways. Each call drops the slices that count no more, at most as many as there are.
-_WINDOWS: Final = """
+_SHAPES: Final = ((MINUTE, MINUTE_SLICES), (MINUTE, MINUTE_SLICES), (DAY, DAY_SLICES))
+_WINDOWS: Final = (
+    f"local shapes = {{{', '.join(f'{{{seconds:.0f}, {slices}}}' for seconds, slices in _SHAPES)}}}"
+    """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local shapes = {{%(minute)d, %(minute_slices)d}, {%(minute)d, %(minute_slices)d}, {%(day)d, %(day_slices)d}}
 
 local function look(which, key)
   local seconds, slices = unpack(shapes[which])
@@ -73,7 +75,8 @@ local function keep(window)
   redis.call('HSET', window.key, 'first', window.first, 'last', window.last, 'total', window.total)
   redis.call('EXPIRE', window.key, math.ceil(window.seconds + 2 * window.grain))
 end
-""" % {"minute": MINUTE, "minute_slices": MINUTE_SLICES, "day": DAY, "day_slices": DAY_SLICES}
+"""
+)
 
 _CHARGE: Final = (
     _WINDOWS
@@ -234,20 +237,20 @@ class Tally:
         charges = [self._charges.popleft() for _ in range(min(BATCH, len(self._charges)))]
         corrections = [self._corrections.popleft() for _ in range(min(BATCH, len(self._corrections)))]
         batch = self._client.pipeline(transaction=False)
+        for one in corrections:
+            slices = (one.taken.tokens_slice, one.taken.day_slice)
+            batch.evalsha(self._settle_sha, 2, *self._names(one.id)[1:], one.change, *slices)
         for charge in charges:
             key = charge.key
             limits = (key.requests_per_minute, key.tokens_per_minute, key.tokens_per_day)
             batch.evalsha(self._charge_sha, 3, *self._names(key.id), charge.tokens, *(one or 0 for one in limits))
-        for one in corrections:
-            slices = (one.taken.tokens_slice, one.taken.day_slice)
-            batch.evalsha(self._settle_sha, 2, *self._names(one.id)[1:], one.change, *slices)
         try:
             async with asyncio.timeout(DEADLINE):
                 answers = await batch.execute()
         except BaseException:
             self._give_up(charges)
             raise
-        for charge, answer in zip(charges, answers, strict=False):
+        for charge, answer in zip(charges, answers[len(corrections) :], strict=True):
             read = _read(charge, answer)
             if not charge.answer.done():
                 charge.answer.set_result(read)

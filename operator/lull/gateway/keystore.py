@@ -39,9 +39,7 @@ async def watch(connection: Kube, on_change: Callable[[Keyring], None], *, names
         if not is_told:
             on_change(Keyring())
 
-    await reflect(
-        connection, SECRETS, change, namespace=namespace, fields=f"metadata.name={name}", on_synced=synced
-    )
+    await reflect(connection, SECRETS, change, namespace=namespace, fields=f"metadata.name={name}", on_synced=synced)
 
 
 def decode(entries: Mapping[str, str]) -> dict[str, object]:
