@@ -19,7 +19,7 @@ from lull.core.limits import DAY, DAY_SLICES, MINUTE, MINUTE_SLICES, Header, Lev
 from lull.doors.kube import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from lull.core.keys import ApiKey
 
@@ -175,8 +175,8 @@ class _Correction:
 class Tally:
     """One gateway's way to the counts that it shares."""
 
-    def __init__(self, url: str, *, password: str = "", prefix: str = "", on_change: Callable[[bool], None]) -> None:
-        """Gateways with the same prefix share; `on_change` is told whether Valkey answers."""
+    def __init__(self, url: str, *, password: str = "", prefix: str = "") -> None:
+        """Gateways with the same prefix share."""
         self._client = Valkey.from_url(
             url,
             **({"password": password} if password else {}),
@@ -184,7 +184,6 @@ class Tally:
             max_connections=1,
         )
         self._prefix = prefix
-        self._on_change = on_change
         self._charges: deque[_Charge] = deque()
         self._corrections: deque[_Correction] = deque(maxlen=SETTLED_MOST)
         self._rung = asyncio.Event()
@@ -192,6 +191,7 @@ class Tally:
         self._settle_sha = ""
         self._log = structlog.get_logger("lull.gateway")
         self.is_available = False
+        self._told: bool | None = None
 
     async def charge(self, key: ApiKey, *, tokens: int) -> Taken | Shortage:
         """As `Ledger.charge`, for all gateways together."""
@@ -200,7 +200,11 @@ class Tally:
         charge = _Charge(key, tokens, asyncio.get_running_loop().create_future())
         self._charges.append(charge)
         self._rung.set()
-        return await charge.answer
+        try:
+            return await charge.answer
+        except asyncio.CancelledError:
+            self._take_back(charge)
+            raise
 
     def settle(self, key: ApiKey, taken: Taken, *, change: int) -> None:
         """As `Ledger.settle`; told a moment later."""
@@ -258,22 +262,31 @@ class Tally:
                 # Its client left while this was on its way.
                 self.settle(charge.key, read, change=-charge.tokens)
 
+    def _take_back(self, charge: _Charge) -> None:
+        """Nobody heard the answer, which had come already; one that comes later finds nobody waiting."""
+        answer = charge.answer
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            taken = answer.result()
+            if isinstance(taken, Taken):
+                self.settle(charge.key, taken, change=-charge.tokens)
+
     def _names(self, id_: str) -> tuple[str, str, str]:
         # The braces keep one key's windows on one node of a cluster.
         base = f"lull:{{{self._prefix}/{id_}}}"
         return f"{base}:requests", f"{base}:tokens", f"{base}:day"
 
     def _tell(self, *, is_available: bool, error: str = "") -> None:
-        was, self.is_available = self.is_available, is_available
+        self.is_available = is_available
         if not is_available:
             self._give_up(list(self._charges))
             self._charges.clear()
-        if was != is_available:
-            self._on_change(is_available)
-            if is_available:
-                self._log.info("limits shared")
-            else:
-                self._log.warning("limits counted alone", error=error)
+        if self._told is is_available:
+            return
+        self._told = is_available
+        if is_available:
+            self._log.info("limits shared")
+        else:
+            self._log.warning("limits counted alone", error=error)
 
     def _give_up(self, charges: Sequence[_Charge]) -> None:
         for charge in charges:

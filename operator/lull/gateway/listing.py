@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from lull.gateway import access
 from lull.gateway.reply import JSON
 from lull.wire.openai import (
     INFERENCE_PATHS,
@@ -27,7 +28,7 @@ RETRY_AFTER_UNSYNCED = 5.0
 def answer(gateway: Gateway, exchange: Exchange) -> None:
     """The allow-list: exactly these paths exist, compared as they were sent."""
     try:
-        body = _answer(gateway, exchange.method, exchange.path)
+        body = _answer(gateway, exchange)
     except Refusal as refusal:
         exchange.reply.refuse(refusal)
     else:
@@ -41,7 +42,8 @@ def not_synced() -> Refusal:
     )
 
 
-def _answer(gateway: Gateway, method: str, path: str) -> bytes:
+def _answer(gateway: Gateway, exchange: Exchange) -> bytes:
+    method, path = exchange.method, exchange.path
     is_model = path.startswith(f"{PATH_MODELS}/")
     if path in INFERENCE_PATHS:
         raise _wrong_method(path, "POST")
@@ -49,14 +51,16 @@ def _answer(gateway: Gateway, method: str, path: str) -> bytes:
         raise Refusal(404, "There is nothing at this path.", code="unknown_path")
     if method not in {"GET", "HEAD"}:
         raise _wrong_method(path, "GET")
+    exchange.key = access.identify(gateway, exchange)
     if not gateway.directory.is_synced:
         raise not_synced()
     catalogue = gateway.directory.catalogue
+    names = access.list_names(exchange.key, catalogue.names)
     if not is_model:
-        return render_models(_describe(catalogue, name) for name in catalogue.names)
+        return render_models(_describe(catalogue, name) for name in names)
     name = path.removeprefix(f"{PATH_MODELS}/")
-    if name not in catalogue.names:
-        raise unknown_model(name, catalogue.names)
+    if name not in names:
+        raise unknown_model(name, names)
     return render_model(_describe(catalogue, name))
 
 
