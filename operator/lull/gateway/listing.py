@@ -12,6 +12,7 @@ from lull.wire.openai import (
     PATH_MODELS,
     ModelCard,
     Refusal,
+    parse_model_path,
     render_model,
     render_models,
     unavailable,
@@ -44,10 +45,10 @@ def not_synced() -> Refusal:
 
 def _answer(gateway: Gateway, exchange: Exchange) -> bytes:
     method, path = exchange.method, exchange.path
-    is_model = path.startswith(f"{PATH_MODELS}/")
+    name = parse_model_path(path)
     if path in INFERENCE_PATHS:
         raise _wrong_method(path, "POST")
-    if path != PATH_MODELS and not is_model:
+    if path != PATH_MODELS and name is None:
         raise Refusal(404, "There is nothing at this path.", code="unknown_path")
     if method not in {"GET", "HEAD"}:
         raise _wrong_method(path, "GET")
@@ -56,9 +57,8 @@ def _answer(gateway: Gateway, exchange: Exchange) -> bytes:
         raise not_synced()
     catalogue = gateway.directory.catalogue
     names = access.list_names(exchange.key, catalogue.names)
-    if not is_model:
-        return render_models(_describe(catalogue, name) for name in names)
-    name = path.removeprefix(f"{PATH_MODELS}/")
+    if name is None:
+        return render_models(_describe(catalogue, each) for each in names)
     if name not in names:
         raise unknown_model(name, names)
     return render_model(_describe(catalogue, name))
