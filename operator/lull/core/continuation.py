@@ -100,7 +100,10 @@ class Story:
 
     def read(self, event: Any) -> None:  # noqa: ANN401  any JSON value
         """What an engine sends and the client gets as it is."""
-        if not isinstance(event, dict) or "error" in event:
+        if not isinstance(event, dict):
+            self._is_lost = True
+            return
+        if "error" in event:
             return
         self._first = self._first or event
         for choice in event.get("choices") or ():
