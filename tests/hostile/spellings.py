@@ -220,7 +220,8 @@ def _overrides(model: str) -> Iterator[Attempt]:
             field = name + b": " + path
             yield Attempt(f"field {field.decode()}", post(body, field), enters=True)
             yield Attempt(
-                f"field {field.decode()} on an unknown path", _request(b"POST", b"/").replace(b"Host", field + b"\r\nHost")
+                f"field {field.decode()} on an unknown path",
+                _request(b"POST", b"/").replace(b"Host", field + b"\r\nHost"),
             )
     for name in (b"X-HTTP-Method-Override", b"X-HTTP-Method", b"X-Method-Override", b"_method"):
         for method in (b"GET", b"DELETE", b"TRACE", b"CONNECT"):
@@ -233,7 +234,16 @@ def _overrides(model: str) -> Iterator[Attempt]:
 
 def _versions() -> Iterator[Attempt]:
     versions = (b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/2", b"HTTP/3.0", b"HTTP/1.10", b"HTTP/01.1", b"http/1.1")
-    for version in (*versions, b"HTTP/1.1 ", b"HTTP/1,1", b"HTTP", b"ICE/1.0", b"RTSP/1.0", b"HTTP/1.1\x00", b"HTTP/-1"):
+    for version in (
+        *versions,
+        b"HTTP/1.1 ",
+        b"HTTP/1,1",
+        b"HTTP",
+        b"ICE/1.0",
+        b"RTSP/1.0",
+        b"HTTP/1.1\x00",
+        b"HTTP/-1",
+    ):
         for method in (b"GET", b"POST"):
             yield Attempt(f"{method.decode()} version {version!r}", _request(method, b"/sleep", version))
     yield Attempt("HTTP/1.0", b"POST /sleep HTTP/1.0\r\nContent-Length: 0\r\n\r\n")
@@ -353,7 +363,9 @@ def _smuggling(model: str) -> Iterator[Attempt]:
     yield Attempt("behind an allowed request", post(body) + inner, enters=True)
     yield Attempt("behind one that closes", post(body, b"Connection: close") + inner, enters=True)
     yield Attempt("in a body", post(inner), enters=True)
-    yield Attempt("in a body of JSON", post(body[:-1] + b',"x":"' + inner.replace(b"\r\n", b"\\r\\n") + b'"}'), enters=True)
+    yield Attempt(
+        "in a body of JSON", post(body[:-1] + b',"x":"' + inner.replace(b"\r\n", b"\\r\\n") + b'"}'), enters=True
+    )
     listing = b"GET /v1/models HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % len(inner)
     yield Attempt("in the body of a GET", listing + inner, enters=True)
     yield Attempt("after an expectation", post(inner, b"Expect: 100-continue"), enters=True)

@@ -134,9 +134,7 @@ async def test_what_is_too_much_is_refused_before_it_is_read(served: World) -> N
         "431 number": post(CHAT, *[b"X: x"] * 1000),
         "431 lines": HEAD + b"X: xxxx\r\n" * 200_000,
         "415 gzip": post(gzip.compress(b" " * 50_000_000), b"Content-Encoding: gzip"),
-        "415 gzip in chunks": chunked(
-            gzip.compress(b" " * 50_000_000), head=HEAD + b"Content-Encoding: gzip\r\n"
-        ),
+        "415 gzip in chunks": chunked(gzip.compress(b" " * 50_000_000), head=HEAD + b"Content-Encoding: gzip\r\n"),
         "415 deflate": post(zlib.compress(b" " * 50_000_000), b"Content-Encoding: deflate"),
         "415 br": post(CHAT, b"Content-Encoding: br"),
         "415 zstd": post(CHAT, b"Content-Encoding: zstd"),
@@ -274,7 +272,10 @@ async def test_an_answer_to_head_has_no_body(served: World) -> None:
 
 async def test_errors_have_the_shape_that_clients_read(served: World) -> None:
     heard = await asyncio.gather(
-        *(say(served.settings.port, request) for request in (b"\x00", sized(b"-1"), post(b"{"), post(CHAT, target=b"/sleep")))
+        *(
+            say(served.settings.port, request)
+            for request in (b"\x00", sized(b"-1"), post(b"{"), post(CHAT, target=b"/sleep"))
+        )
     )
 
     for one in heard:
@@ -296,7 +297,9 @@ class TestPipelining:
             world.put_pod(engine, pod="pod-1")
             await world.wait_listed()
 
-            heard = await say(world.settings.port, b"".join(post(b'{"model":"llama","seed":%d}' % n) for n in range(12)))
+            heard = await say(
+                world.settings.port, b"".join(post(b'{"model":"llama","seed":%d}' % n) for n in range(12))
+            )
 
         assert [answer.body for answer in heard.answers] == [b"%d" % n for n in range(12)]
 

@@ -441,7 +441,10 @@ class Client(asyncio.Protocol):
         if len(self._queue) >= MAX_PIPELINED:
             raise _BadHeadError(
                 unavailable(
-                    429, "Too many requests at once on one connection.", code="pipeline_full", retry_after=RETRY_AFTER_FULL
+                    429,
+                    "Too many requests at once on one connection.",
+                    code="pipeline_full",
+                    retry_after=RETRY_AFTER_FULL,
                 )
             )
         path, _, _ = self._target.partition(b"?")
