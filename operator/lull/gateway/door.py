@@ -124,6 +124,8 @@ class Door:
             async with asyncio.timeout(seconds):
                 await self._wait_quiet()
         except TimeoutError:
+            for exchange in self.gateway.exchanges:
+                exchange.is_cut = True
             for client in tuple(self.clients):
                 client.abort()
             await self._wait_quiet()
