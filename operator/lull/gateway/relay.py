@@ -61,6 +61,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
 }
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"set-cookie", b"x-request-id"}
 
+_BODILESS: Final = frozenset({204, 304})
 _SHUTTING_DOWN: Final = "after shutdown"
 _UNKNOWN_MODEL: Final = "does not exist"
 _ENGINE_DEAD: Final = "EngineCore"
@@ -202,7 +203,7 @@ class Relay:
         elif status == 200 and _is_event_stream(headers):
             call = self._exchange.call
             self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
-        elif length is not None and length <= WHOLE_BYTES:
+        elif (length is not None and length <= WHOLE_BYTES) or status in _BODILESS:
             self._whole = []
 
     def body(self, data: bytes) -> None:
