@@ -132,25 +132,13 @@ class CacheAware(_Counting):
 
 
 class Oracle(_Counting):
-    """Knows every engine's memory and everything that is to be read, and goes where the prompt is read soonest."""
+    """Knows every engine's memory and all that it has yet to read, of all gateways, and weighs them as Lull does."""
 
     def select(self, job: Job, engines: Sequence[Engine]) -> int:
         arrival = job.arrival
-        return min(
-            range(len(engines)),
-            key=lambda place: (engines[place].count_unread() - engines[place].count_cached(arrival), place),
-        )
-
-
-class Longest(_Counting):
-    """Knows every engine's memory, and goes where the most of the prompt is, however long that engine's queue."""
-
-    def select(self, job: Job, engines: Sequence[Engine]) -> int:
-        arrival = job.arrival
-        return min(
-            range(len(engines)),
-            key=lambda place: (-engines[place].count_cached(arrival), engines[place].count_unread(), place),
-        )
+        costs = [engine.count_unread() - routing.CACHE_WEIGHT * engine.count_cached(arrival) for engine in engines]
+        least = min(costs)
+        return self.random.choice([place for place, cost in enumerate(costs) if cost == least])
 
 
 class Lull:
@@ -180,7 +168,9 @@ class Lull:
         routing.record_first_byte(self.candidates[job.engine], self.works[job.number])
 
     def record_finish(self, job: Job) -> None:
-        routing.record_finish(self.candidates[job.engine], self.works.pop(job.number), job.cached if self.feedback else None)
+        routing.record_finish(
+            self.candidates[job.engine], self.works.pop(job.number), job.cached if self.feedback else None
+        )
 
 
 def _hash(text: str) -> int:

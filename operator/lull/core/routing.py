@@ -34,10 +34,10 @@ HASTE: Final = 0.2
 TELLING_TOKENS: Final = 4096
 """A shared beginning shorter than that is hardly ever forgotten, and so tells little."""
 LUCK: Final = 0.1
-LUCK_RATE: Final = 0.05
-EXPECTED_LUCK: Final = 0.05
-"""So much is found unexpectedly without other gateways, too."""
-LUCK_WEIGHT: Final = 2.0
+LUCK_RATE: Final = 0.01
+EXPECTED_LUCK: Final = 0.07
+"""So much is found unexpectedly where it is not worth a detour. A single gateway, or small caches, have no more."""
+LUCK_WEIGHT: Final = 4.0
 
 FIRST_PENALTY: Final = 0.25
 LONGEST_PENALTY: Final = 8.0
