@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from lull.api import names
+from lull.core.answers import Answers
 from lull.core.routing import RetryBudget
 from lull.doors import clock, kube
 from lull.doors.gateway_metrics import GatewayMetrics
@@ -134,6 +135,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
         lines.forget(key)
         metrics.forget(key)
+        answers.purge(key)
 
     def go(exchange: Exchange) -> None:
         pipeline.go(gateway, exchange)
@@ -145,6 +147,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         return group.create_task(coroutine)
 
     relays = Relays()
+    answers = Answers()
     directory = Directory(on_change=change, on_lost=relays.lose, on_gone=drop, on_adapter_gone=drop_adapter)
     lines = Lines(
         lambda key, adapter: directory.free(key, now=clock.monotonic(), adapter=adapter),
@@ -167,6 +170,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             log=structlog.get_logger("lull.gateway"),
             residency=residency,
             budget=RetryBudget(),
+            answers=answers,
             spawn=spawn,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
