@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from lull.core.affinity import measure_work
@@ -54,6 +55,7 @@ def turn(gateway: Gateway, exchange: Exchange, cause: str) -> bool:
     exchange.stage = Stage.RECEIVING
     exchange.tried.clear()
     exchange.broken = 0
+    exchange.ends_by = math.inf
     exchange.error = ""
     _switch(exchange, stand_in, gateway)
     listen(exchange)

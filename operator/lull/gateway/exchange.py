@@ -102,6 +102,10 @@ class Exchange:
     """The model that served, where it is not the one that was asked for."""
     due = math.inf
     """When the present stage has lasted for too long."""
+    ends_by = math.inf
+    """When the answer is to be complete; known from the first try on."""
+    idle_seconds = 0.0
+    """Longest silence within the answer."""
     next_beat = math.inf
     """When a stream that waits gets its next comment."""
     beat_seconds = 0.0

@@ -107,7 +107,11 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     now = clock.monotonic()
     exchange.stage = Stage.WAITING
     exchange.tries += 1
-    exchange.due = now + gateway.settings.first_byte_seconds
+    limits = exchange.limits
+    if exchange.ends_by == math.inf:
+        exchange.ends_by = now + limits.total_seconds
+        exchange.idle_seconds = limits.idle_seconds or gateway.settings.idle_seconds
+    exchange.due = now + (limits.first_byte_seconds or gateway.settings.first_byte_seconds)
     _await_beats(exchange, now)
     relay = exchange.relay = Relay(gateway, exchange, exchange.candidate)
     relay.start()
@@ -144,7 +148,7 @@ def sweep(gateway: Gateway, now: float) -> None:
     for exchange in tuple(gateway.exchanges):
         if exchange.is_over:
             continue
-        if now >= exchange.due:
+        if now >= exchange.due or (now >= exchange.ends_by and exchange.relay is not None):
             exchange.due = math.inf
             if exchange.relay is not None:
                 exchange.relay.expire()
@@ -234,7 +238,7 @@ class Outcomes:
         refuse(self._gateway, exchange, refusal)
 
     def broke_off(self, exchange: Exchange, detail: str) -> None:
-        if body := continue_stream(exchange):
+        if clock.monotonic() < exchange.ends_by and (body := continue_stream(exchange)):
             exchange.body = body
             self.failed(exchange, Failure.BROKEN, detail)
             return

@@ -145,13 +145,13 @@ class Relay:
             self._break_off("time-out")
             return
         self._close()
-        seconds = self._gateway.settings.first_byte_seconds
-        self._outcome.refused(
-            self._exchange,
-            Refusal(
-                504, f"The engine did not answer within {seconds:g} s.", kind="server_error", code="engine_timeout"
-            ),
-        )
+        limits = self._exchange.limits
+        seconds = limits.first_byte_seconds or self._gateway.settings.first_byte_seconds
+        if clock.monotonic() >= self._exchange.ends_by:
+            message = f"The answer was not complete within {limits.total_seconds:g} s."
+        else:
+            message = f"The engine did not answer within {seconds:g} s."
+        self._outcome.refused(self._exchange, Refusal(504, message, kind="server_error", code="engine_timeout"))
 
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
@@ -169,7 +169,7 @@ class Relay:
         if self._connection is not None and self._is_paused:
             self._is_paused = False
             self._connection.transport.resume_reading()
-            self._exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+            self._exchange.due = clock.monotonic() + self._exchange.idle_seconds
 
     # What the connection calls.
 
@@ -267,13 +267,19 @@ class Relay:
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
             return
-        if exchange.begun_at is None and not self._is_beginning(passage):
-            return
+        if exchange.begun_at is None:
+            if not self._is_beginning(passage):
+                return
+        elif exchange.stage is Stage.WAITING:
+            self._go_on()
         if self._kept:
             whole, self._kept = self._kept + whole, b""
         exchange.events += passage.events
-        exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+        exchange.due = clock.monotonic() + exchange.idle_seconds
         if exchange.tap is not None:
+            if passage.error is not None and self._is_death(passage.error):
+                self._break_off(passage.error.message, before=exchange.tap(_without_last(whole)))
+                return
             whole = exchange.tap(whole)
         if passage.done or passage.error is not None:
             self._end_stream(passage, whole)
@@ -309,11 +315,19 @@ class Relay:
 
     def _begin(self, *, is_event_stream: bool) -> None:
         exchange = self._exchange
-        routing.record_success(self.candidate)
-        routing.record_first_byte(self.candidate, exchange.work)
-        exchange.stage = Stage.STREAMING
+        self._go_on()
         exchange.reply.begin(self._status, _response_headers(self._headers), is_event_stream=is_event_stream)
-        exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+        exchange.due = clock.monotonic() + exchange.idle_seconds
+
+    def _go_on(self) -> None:
+        """The engine answers, be it what another one has begun."""
+        routing.record_success(self.candidate)
+        routing.record_first_byte(self.candidate, self._exchange.work)
+        self._exchange.stage = Stage.STREAMING
+
+    def _is_death(self, error: StreamError) -> bool:
+        """Whether an engine says inside a stream that it will never end it, and another one may."""
+        return self._exchange.begun_at is not None and _find_failure(error) is not None
 
     def _write(self, chunk: bytes, *, torn: bool = False) -> None:
         exchange = self._exchange
@@ -336,7 +350,9 @@ class Relay:
         self._close()
         self._outcome.failed(self._exchange, failure, detail)
 
-    def _break_off(self, detail: str) -> None:
+    def _break_off(self, detail: str, *, before: bytes = b"") -> None:
+        if before:
+            self._write(before)
         self._close()
         self._outcome.broke_off(self._exchange, detail)
 
@@ -410,6 +426,11 @@ class Relays:
         """The pod no longer exists."""
         for relay in tuple(self._open.get(uid, ())):
             relay.lose()
+
+
+def _without_last(whole: bytes) -> bytes:
+    """Events without the last of them."""
+    return whole[: whole.rstrip(b"\r\n").rfind(b"\n\n") + 2] if b"\n\n" in whole.rstrip(b"\r\n") else b""
 
 
 def _find_failure(error: StreamError | None, *, first_event: bool = False) -> tuple[Failure, str] | None:
