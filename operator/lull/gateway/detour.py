@@ -55,7 +55,7 @@ def turn(gateway: Gateway, exchange: Exchange, cause: str) -> bool:
     exchange.stage = Stage.RECEIVING
     exchange.tried.clear()
     exchange.broken = 0
-    exchange.ends_by = math.inf
+    exchange.total_due = math.inf
     exchange.error = ""
     _switch(exchange, stand_in, gateway)
     listen(exchange)

@@ -108,10 +108,10 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     exchange.stage = Stage.WAITING
     exchange.tries += 1
     limits = exchange.limits
-    if exchange.ends_by == math.inf:
-        exchange.ends_by = now + limits.total_seconds
-        exchange.idle_seconds = limits.idle_seconds or gateway.settings.idle_seconds
-    exchange.due = now + (limits.first_byte_seconds or gateway.settings.first_byte_seconds)
+    exchange.first_byte_seconds = limits.first_byte_seconds or gateway.settings.first_byte_seconds
+    exchange.idle_seconds = limits.idle_seconds or gateway.settings.idle_seconds
+    exchange.total_due = min(exchange.total_due, now + limits.total_seconds)
+    exchange.due = min(now + exchange.first_byte_seconds, exchange.total_due)
     _await_beats(exchange, now)
     if gateway.tracer is not None:
         tracing.begin_try(gateway.tracer, exchange, now=now)
@@ -150,7 +150,7 @@ def sweep(gateway: Gateway, now: float) -> None:
     for exchange in tuple(gateway.exchanges):
         if exchange.is_over:
             continue
-        if now >= exchange.due or (now >= exchange.ends_by and exchange.relay is not None):
+        if now >= exchange.due:
             exchange.due = math.inf
             if exchange.relay is not None:
                 exchange.relay.expire()
@@ -243,7 +243,7 @@ class Outcomes:
         refuse(self._gateway, exchange, refusal)
 
     def broke_off(self, exchange: Exchange, detail: str) -> None:
-        if clock.monotonic() < exchange.ends_by and (body := continue_stream(exchange)):
+        if clock.monotonic() < exchange.total_due and (body := continue_stream(exchange)):
             exchange.body = body
             self.failed(exchange, Failure.BROKEN, detail)
             return

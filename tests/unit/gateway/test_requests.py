@@ -1,4 +1,4 @@
-"""Fallbacks, routes, timeouts, kept answers and continued streams, over real sockets."""
+"""Fallbacks, routes, kept answers and continued streams, over real sockets."""
 
 from __future__ import annotations
 
@@ -186,40 +186,6 @@ class TestFallback:
             assert asked(large)[0]["model"] == "llama"
 
 
-class TestTimeouts:
-    async def test_an_engine_that_says_nothing_for_too_long_is_given_up(self, world: World) -> None:
-        world.add_model(requests={"timeouts": {"firstByte": "1s"}})
-        await world.add_engine(Gate())
-        await world.wait_listed()
-
-        status, body = await world.ask()
-
-        assert (status, orjson.loads(body)["error"]["code"]) == (504, "engine_timeout")
-        assert b"did not answer within 1 s" in body
-
-    @pytest.mark.parametrize("timeouts", [{"total": "1s"}, {"betweenChunks": "1s"}])
-    async def test_a_stream_that_takes_too_long_ends_with_an_error(
-        self, world: World, timeouts: dict[str, str]
-    ) -> None:
-        gate = Gate()
-
-        async def answer(request: web.BaseRequest) -> web.StreamResponse:
-            response = await stream(request, CHUNKS[0])
-            await gate.opened.wait()
-            return response
-
-        world.add_model(requests={"timeouts": timeouts})
-        await world.add_engine(answer)
-        await world.wait_listed()
-
-        status, body = await world.ask(stream=True)
-        gate.opened.set()
-
-        assert status == 200
-        assert b'"error"' in body
-        assert b"[DONE]" not in body
-
-
 class TestCache:
     async def test_the_same_question_is_answered_from_memory(self, world: World) -> None:
         world.add_model(**CACHED)
@@ -335,6 +301,24 @@ class TestContinuing:
         await world.wait_listed()
 
         assert read((await world.ask(stream=True))[1]) == ("a b", {"one"}, True, None)
+
+    async def test_an_engine_that_falls_silent_counts_as_dead(self, world: World) -> None:
+        gate = Gate()
+
+        async def freeze(request: web.BaseRequest) -> web.StreamResponse:
+            response = await stream(request, says("a"))
+            await gate.opened.wait()
+            return response
+
+        world.add_model(requests={"continueStreams": True, "timeouts": {"betweenChunks": "1s"}})
+        first = await world.add_engine(freeze)
+        await world.wait_listed()
+        async with asyncio.TaskGroup() as group:
+            client = group.create_task(world.ask(stream=True))
+            await world.until(lambda: first.received)
+            await world.add_engine(goes_on("b"), pod="pod-2")
+
+        assert read(client.result()[1]) == ("ab", {"one"}, True, None)
 
     async def test_it_ends_in_an_error_when_too_many_die(self, running: Any) -> None:
         async with running(max_tries=3) as world:
