@@ -24,6 +24,8 @@ _CAUSES: Final = frozenset({"queue_full", "saturated", "cold_start_timeout", "en
 
 def detour(gateway: Gateway, exchange: Exchange) -> None:
     """Choose the model that answers, where the one that was asked for names others."""
+    if exchange.limits.is_plain:
+        return
     deployment = exchange.deployment
     assert deployment is not None
     spec = deployment.spec

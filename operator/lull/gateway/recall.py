@@ -11,6 +11,7 @@ from lull.gateway.exchange import Stage
 from lull.gateway.reply import JSON, STREAM
 
 if TYPE_CHECKING:
+    from lull.api.llmdeployment import Key
     from lull.gateway.exchange import Exchange, Gateway
 
 CACHE_HEADER: Final = "x-lull-cache"
@@ -20,6 +21,8 @@ _WISH: Final = b"x-lull-cache"
 
 def recall(gateway: Gateway, exchange: Exchange) -> None:
     """Answer from memory where the same was asked before, else see to it that the answer can be remembered."""
+    if exchange.limits.is_plain:
+        return
     deployment = exchange.deployment
     assert deployment is not None
     terms = gateway.answers.terms(deployment)
@@ -57,3 +60,10 @@ def remember(gateway: Gateway, exchange: Exchange) -> None:
         return
     answer = Answer(bytes(recording), is_event_stream=exchange.events > 0, until=clock.monotonic() + terms.ttl)
     gateway.answers.keep(current, exchange.slot, answer, revision=candidate.endpoint.revision)
+
+
+def review_answers(gateway: Gateway, key: Key) -> None:
+    """A model may have changed: what was kept of another revision goes, and all of it where nothing is to be kept."""
+    deployment = gateway.directory.catalogue.deployments.get(key)
+    if deployment is not None:
+        gateway.answers.terms(deployment)

@@ -31,6 +31,7 @@ from lull.gateway.door import BACKLOG, Door
 from lull.gateway.engines import Engines
 from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
+from lull.gateway.recall import review_answers
 from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
 
@@ -143,6 +144,8 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         for adapter in lines.list_adapters(key):
             if why := pipeline.find_failure(directory, key, adapter):
                 lines.turn_away(key, partial(pipeline.adapter_failed, adapter, why), adapter=adapter)
+        if answers.is_keeping(key):
+            review_answers(gateway, key)
         lines.release(key)
 
     def drop_adapter(key: Key, adapter: str) -> None:

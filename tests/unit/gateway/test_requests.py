@@ -267,6 +267,19 @@ class TestCache:
 
         assert len(engine.received) == 2
 
+    async def test_turning_it_off_forgets(self, world: World) -> None:
+        world.add_model(**CACHED)
+        engine = await world.add_engine()
+        await world.wait_listed()
+        await world.ask(temperature=0)
+
+        world.add_model(aliases=("off",))
+        await world.wait_listed('"off"')
+        async with world.chat(temperature=0) as response:
+            assert "x-lull-cache" not in response.headers
+
+        assert len(engine.received) == 2
+
 
 class TestContinuing:
     async def test_a_stream_whose_engine_dies_goes_on_at_another(self, world: World) -> None:
