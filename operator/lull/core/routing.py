@@ -51,6 +51,8 @@ class Endpoint:
     port: int
     ready: bool
     """Ready and not draining."""
+    revision: str = ""
+    """Of the pod; empty for an engine that nobody rolls out."""
     node: str = ""
     """The node that its pod is on."""
 
@@ -108,7 +110,8 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
     """The endpoint that an engine pod is; None while it has no address or is nobody's."""
     metadata = pod["metadata"]
     status = pod.get("status") or {}
-    deployment = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    labels = metadata.get("labels") or {}
+    deployment = labels.get(names.LABEL_DEPLOYMENT)
     host = status.get("podIP")
     if not deployment or not host:
         return None
@@ -123,6 +126,7 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
         host=host,
         port=_port(pod),
         ready=ready and "deletionTimestamp" not in metadata,
+        revision=labels.get(names.LABEL_REVISION, ""),
         node=pod["spec"].get("nodeName") or "",
     )
 
