@@ -77,6 +77,10 @@ class OperatorSettings(_Settings):
 
 
 class GatewaySettings(_Settings):
+    access_log: Annotated[
+        str,
+        Field(pattern="^(all|errors|off)$", description="Requests that get a line in the log: all, errors or off."),
+    ] = "all"
     port: Annotated[int, Field(ge=1, le=65535, description="Port for clients.")] = names.PORT_GATEWAY
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
     max_connections: Annotated[int, Field(ge=1, le=1_000_000, description="Clients' connections at a time.")] = 100_000

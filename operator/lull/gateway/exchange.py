@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lull.core.keys import ApiKey, Keyring
     from lull.core.limits import Grant, Ledger
     from lull.core.routing import Candidate, RetryBudget
+    from lull.doors.access_log import AccessLog
     from lull.doors.gateway_metrics import GatewayMetrics
+    from lull.doors.tracing import Trace, Tracer
     from lull.doors.valkey import Tally
     from lull.gateway.directory import Directory
     from lull.gateway.engines import Engines
@@ -105,6 +107,8 @@ class Exchange:
     next_beat = math.inf
     """When a stream that waits gets its next comment."""
     beat_seconds = 0.0
+    cache = ""
+    """`hit` or `miss`, where the response cache was asked."""
     ended_at = 0.0
     held_since = 0.0
     held_seconds = 0.0
@@ -114,8 +118,13 @@ class Exchange:
     events = 0
     """Events of a stream that were passed on."""
     client_left = False
+    is_cut = False
+    """The gateway stopped before the answer had ended."""
     is_over = False
     error = ""
+    reason = ""
+    """The code of the refusal that ended it."""
+    trace: Trace | None = None
 
     def __init__(
         self,
@@ -161,6 +170,9 @@ class Gateway:
     engines: Engines
     relays: Relays
     metrics: GatewayMetrics
+    access_log: AccessLog
+    tracer: Tracer | None
+    """None where nobody collects traces."""
     log: structlog.stdlib.BoundLogger
     residency: Residency
     budget: RetryBudget

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,7 +18,8 @@ from lull.api import names
 from lull.core.keys import Keyring
 from lull.core.limits import Ledger
 from lull.core.routing import RetryBudget
-from lull.doors import clock, kube
+from lull.doors import clock, kube, logs
+from lull.doors.access_log import AccessLog, Logged, Outlet
 from lull.doors.gateway_metrics import GatewayMetrics
 from lull.doors.serving import listen
 from lull.doors.valkey import Tally
@@ -33,13 +35,17 @@ from lull.gateway.residency import Residency
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+    from contextlib import AbstractContextManager
 
     from lull.api.llmdeployment import Key
+    from lull.doors.tracing import Tracer
     from lull.gateway.exchange import Exchange
     from lull.settings import GatewaySettings
     from lull.wire.openai import Refusal
 
 KEEP_ALIVE_ENGINES: Final = 2.0
+STANDARD_OUTPUT: Final = 1
+TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class Source(Protocol):
@@ -156,6 +162,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
     def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         return group.create_task(coroutine)
 
+    outlet = Outlet(STANDARD_OUTPUT)
     relays = Relays()
     directory = Directory(on_change=change, on_lost=relays.lose, on_gone=drop, on_adapter_gone=drop_adapter)
     lines = Lines(
@@ -164,10 +171,16 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         on_refused=refuse,
         displaced=pipeline.queue_full,
     )
-    metrics = GatewayMetrics(lines.demand)
+    metrics = GatewayMetrics(lines.demand, lost_lines=lambda: outlet.lost)
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(outlet.running())
+        stack.enter_context(logs.through(outlet))
+        tracer = stack.enter_context(_tracing(settings))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        )
         residency = Residency(session, directory, list_waited=lines.list_adapters)
         gateway = Gateway(
             settings=settings,
@@ -176,6 +189,8 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             engines=engines,
             relays=relays,
             metrics=metrics,
+            access_log=AccessLog(outlet, Logged(settings.access_log)),
+            tracer=tracer,
             log=structlog.get_logger("lull.gateway"),
             residency=residency,
             budget=RetryBudget(),
@@ -189,6 +204,20 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             yield gateway
         finally:
             await engines.close()
+
+
+def _tracing(settings: GatewaySettings) -> AbstractContextManager[Tracer | None]:
+    """Traces go where OpenTelemetry's own variables say, and nowhere without them."""
+    if not any(os.environ.get(name) for name in TRACES_ENDPOINTS):
+        return nullcontext()
+    try:
+        from lull.doors import tracing  # noqa: PLC0415  an extra, and a tenth of a second
+    except ImportError as error:
+        structlog.get_logger("lull.gateway").warning(
+            "no traces", error=f"{error}; install lull-operator[otel], or unset {TRACES_ENDPOINTS[0]}"
+        )
+        return nullcontext()
+    return tracing.exporting(settings.pod_name)
 
 
 def _share_limits(settings: GatewaySettings) -> Tally | None:
