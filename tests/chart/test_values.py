@@ -83,6 +83,11 @@ OTHERS: dict[str, Any] = {
     "gateway.maxTries": 2,
     "gateway.heartbeatSeconds": 5,
     "gateway.drainSeconds": 10,
+    "gateway.keys.required": True,
+    "gateway.keys.secret": "keys",
+    "gateway.keys.valkey.url": "valkeys://valkey.example.com:6379/1",
+    "gateway.keys.valkey.passwordSecret.name": "valkey",
+    "gateway.keys.valkey.passwordSecret.key": "valkey-password",
     "gateway.podDisruptionBudget.maxUnavailable": "50%",
     **{f"gateway.{name}": value for name, value in _POD.items()},
     "networkPolicy.enabled": False,
@@ -98,6 +103,7 @@ COMPANY: dict[str, Values] = {
         f"gateway.autoscaling.{name}": {"gateway": {"autoscaling": {"enabled": True}}}
         for name in ("minReplicas", "maxReplicas", "cpuUtilization", "behavior")
     },
+    "gateway.keys.valkey.passwordSecret.key": {"gateway": {"keys": {"valkey": {"passwordSecret": {"name": "valkey"}}}}},
     "monitoring.podMonitor.labels": {"monitoring": {"podMonitor": {"enabled": True}}},
     "monitoring.podMonitor.interval": {"monitoring": {"podMonitor": {"enabled": True}}},
 }
