@@ -65,6 +65,8 @@ def _find_unready(gateway: Gateway) -> str | None:
         return "starting"
     if not gateway.directory.is_synced:
         return "models and endpoints are not listed yet"
+    if not gateway.keyring.is_read:
+        return "the keys are not read yet"
     return None
 
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment
     from lull.core.admission import Limits, Ticket
     from lull.core.affinity import Work
+    from lull.core.keys import ApiKey, Keyring
+    from lull.core.limits import Grant, Ledger
     from lull.core.routing import Candidate, RetryBudget
     from lull.doors.access_log import AccessLog
     from lull.doors.gateway_metrics import GatewayMetrics
     from lull.doors.tracing import Trace, Tracer
+    from lull.doors.valkey import Tally
     from lull.gateway.directory import Directory
     from lull.gateway.engines import Engines
     from lull.gateway.lines import Lines
@@ -74,8 +77,8 @@ class Exchange:
     call: Call
     is_parsed = False
     """`call` is set."""
-    key = None
-    """The API key, where there is a known one."""
+    key: ApiKey | None = None
+    """Where there is a known one."""
     deployment: LLMDeployment | None = None
     adapter = ""
     """The adapter that is asked for; empty where it is the model itself."""
@@ -91,7 +94,7 @@ class Exchange:
     """The try that is under way."""
     task: asyncio.Task[None] | None = None
     """What a step waits for."""
-    grant: object = None
+    grant: Grant | None = None
     """What the limits have set aside for it."""
     usage: Usage | None = None
     recording: bytearray | None = None
@@ -99,6 +102,10 @@ class Exchange:
     """Sees every run of whole events of a stream, and says what the client gets instead."""
     served = ""
     """The model that served, where it is not the one that was asked for."""
+    first_byte_seconds = math.inf
+    idle_seconds = math.inf
+    total_due = math.inf
+    """When the answer must be complete, whatever engines it takes."""
     due = math.inf
     """When the present stage has lasted for too long."""
     next_beat = math.inf
@@ -173,6 +180,10 @@ class Gateway:
     log: structlog.stdlib.BoundLogger
     residency: Residency
     budget: RetryBudget
+    keyring: Keyring
+    ledger: Ledger
+    tally: Tally | None
+    """Limits that are shared with other gateways."""
     spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     outcome: Outcome = field(init=False)
     exchanges: set[Exchange] = field(default_factory=set)

@@ -19,7 +19,7 @@ from lull.core.admission import Verdict
 from lull.core.affinity import measure_work
 from lull.core.routing import Choice
 from lull.doors import clock
-from lull.gateway import listing, tracing
+from lull.gateway import access, listing, tracing
 from lull.gateway.counting import count
 from lull.gateway.exchange import Defer, Failure, Stage
 from lull.gateway.relay import Relay
@@ -49,6 +49,7 @@ def find_model(gateway: Gateway, exchange: Exchange) -> None:
     """Read from the body what is asked of which model, and look the model up."""
     exchange.call = parse_call(exchange.path, exchange.body)
     exchange.is_parsed = True
+    access.check_model(exchange)
     directory = gateway.directory
     is_known = directory.is_synced and directory.catalogue.find(exchange.call.model) is not None
     if not is_known and not (directory.is_synced and directory.is_current):
@@ -103,7 +104,11 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     now = clock.monotonic()
     exchange.stage = Stage.WAITING
     exchange.tries += 1
-    exchange.due = now + gateway.settings.first_byte_seconds
+    limits = exchange.limits
+    exchange.first_byte_seconds = limits.first_byte_seconds or gateway.settings.first_byte_seconds
+    exchange.idle_seconds = limits.idle_seconds or gateway.settings.idle_seconds
+    exchange.total_due = min(exchange.total_due, now + limits.total_seconds)
+    exchange.due = min(now + exchange.first_byte_seconds, exchange.total_due)
     _await_beats(exchange, now)
     if gateway.tracer is not None:
         tracing.begin_try(gateway.tracer, exchange, now=now)
@@ -112,7 +117,7 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     gateway.lines.start(exchange.ticket)
 
 
-ONCE: Final[tuple[Step, ...]] = (find_model,)
+ONCE: Final[tuple[Step, ...]] = (access.authenticate, find_model, access.charge)
 
 
 def serve(gateway: Gateway, exchange: Exchange) -> None:
@@ -190,6 +195,7 @@ def finish(gateway: Gateway, exchange: Exchange) -> None:
         return
     exchange.is_over = True
     exchange.ended_at = clock.monotonic()
+    access.settle(gateway, exchange)
     count(gateway, exchange)
     gateway.exchanges.discard(exchange)
     gateway.pending_bytes -= exchange.size
@@ -395,7 +401,7 @@ def _require_known(gateway: Gateway, exchange: Exchange) -> LLMDeployment:
     catalogue = gateway.directory.catalogue
     is_there = exchange.deployment is not None and exchange.deployment.key in catalogue.deployments
     if exchange.deployment is None or not is_there or (exchange.adapter and exchange.adapter not in catalogue.adapters):
-        raise unknown_model(exchange.call.model, catalogue.names)
+        raise unknown_model(exchange.call.model, access.list_names(exchange.key, catalogue.names))
     return exchange.deployment
 
 
@@ -461,6 +467,11 @@ def queue_full(what: str = "requests") -> Refusal:
         code="queue_full",
         retry_after=RETRY_AFTER_FULL,
     )
+
+
+def gone(model: str) -> Refusal:
+    """What those who wait are told when there is nothing to wait for any more."""
+    return Refusal(404, f"The model `{model}` does not exist any more.", param="model", code="model_not_found")
 
 
 def stopping() -> Refusal:

@@ -15,12 +15,15 @@ import structlog
 from aiohttp import web
 
 from lull.api import names
+from lull.core.keys import Keyring
+from lull.core.limits import Ledger
 from lull.core.routing import RetryBudget
 from lull.doors import clock, kube, logs
 from lull.doors.access_log import AccessLog, Logged, Outlet
 from lull.doors.gateway_metrics import GatewayMetrics
 from lull.doors.serving import listen
-from lull.gateway import pipeline
+from lull.doors.valkey import Tally
+from lull.gateway import access, keystore, pipeline
 from lull.gateway.admin import build_admin
 from lull.gateway.directory import Directory
 from lull.gateway.door import BACKLOG, Door
@@ -29,7 +32,6 @@ from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
 from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
-from lull.wire.openai import unknown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -83,6 +85,15 @@ class Cluster:
                     on_synced=lambda: directory.record_synced("pods"),
                 )
             )
+            group.create_task(self._watch_keys(gateway))
+
+    async def _watch_keys(self, gateway: Gateway) -> None:
+        settings = gateway.settings
+        replace = partial(access.replace_keys, gateway)
+        if settings.keys_secret:
+            await keystore.watch(self._connection, replace, namespace=settings.namespace, name=settings.keys_secret)
+        else:
+            replace(Keyring())
 
 
 async def run(settings: GatewaySettings) -> None:
@@ -103,6 +114,7 @@ async def serve(settings: GatewaySettings, source: Source, *, stop: asyncio.Even
             group.create_task(source.run(gateway)),
             group.create_task(gateway.residency.run()),
             group.create_task(door.run()),
+            *([group.create_task(gateway.tally.run())] if gateway.tally is not None else []),
         ]
         admin = web.AppRunner(build_admin(gateway), access_log=None, shutdown_timeout=1.0)
         async with listen(admin, settings.admin_port):
@@ -133,11 +145,11 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         lines.release(key)
 
     def drop_adapter(key: Key, adapter: str) -> None:
-        lines.turn_away(key, lambda: unknown_model(adapter, directory.catalogue.names), adapter=adapter)
+        lines.turn_away(key, partial(pipeline.gone, adapter), adapter=adapter)
         metrics.forget_adapter(key, adapter)
 
     def drop(key: Key) -> None:
-        lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
+        lines.turn_away(key, partial(pipeline.gone, key.name))
         lines.forget(key)
         metrics.forget(key)
 
@@ -182,6 +194,9 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             log=structlog.get_logger("lull.gateway"),
             residency=residency,
             budget=RetryBudget(),
+            keyring=Keyring(is_read=False),
+            ledger=Ledger(),
+            tally=_share_limits(settings),
             spawn=spawn,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
@@ -203,6 +218,13 @@ def _tracing(settings: GatewaySettings) -> AbstractContextManager[Tracer | None]
         )
         return nullcontext()
     return tracing.exporting(settings.pod_name)
+
+
+def _share_limits(settings: GatewaySettings) -> Tally | None:
+    """The count that all gateways of this namespace share, where there is a place for it."""
+    if not settings.valkey_url:
+        return None
+    return Tally(settings.valkey_url, password=settings.valkey_password.get_secret_value(), prefix=settings.namespace)
 
 
 def _bind(port: int) -> socket.socket:
