@@ -171,12 +171,15 @@ class TestKeys:
         metrics.keep_keys(["alice", "bob"])
         for key_id in ("alice", "bob"):
             metrics.count_key(key_id, "200")
+            metrics.count_limited(key_id, "tokens")
             metrics.spend(metrics.of(LLAMA), key_id, 10, 4, 1)
 
         metrics.keep_keys(["bob", "carol"])
+        metrics.count_limited("alice", "tokens")
 
         assert "alice" not in render(metrics)
         assert read(metrics, "lull_gateway_key_requests_total") == {("200", "bob"): 1}
+        assert read(metrics, "lull_gateway_key_limited_total") == {("bob", "tokens"): 1}
 
     def test_pairs_of_key_and_deployment_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gateway_metrics, "MAX_SPENDERS", 2)
@@ -214,6 +217,7 @@ def test_counts_of_several_processes_add_up(events: list[tuple[str, str, int, fl
             counts.aborted["held"][name] += 1
             counts.seconds.observe(took)
             metrics.count_key(key_id, "200")
+            metrics.count_limited(key_id, "requests")
             metrics.spend(counts, key_id, tokens, 0, 1)
     for part in parts:
         merged.absorb(part.dump())
