@@ -50,7 +50,7 @@ OUTPUT_TOKENS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
 _Count = Callable[["DeploymentCounts"], Iterable[tuple[Any, ...]]]
 """Reads values of further labels, and the number."""
 _OF_DEPLOYMENT: Final = ("namespace", "name")
-_SAMPLES_AT_ONCE: Final = 128
+_SAMPLES_AT_ONCE: Final = 64
 """Lines made before requests have their turn: half a millisecond of work."""
 _HEAD: Final = re.compile(rb"\A(?:#.*\n)+")
 _END: Final = b"# EOF\n"

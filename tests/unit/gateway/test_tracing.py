@@ -101,6 +101,22 @@ async def test_a_trace_that_the_client_began_goes_on(traced: Any) -> None:
     assert engine.received[-1].headers["tracestate"] == "vendor=1"
 
 
+async def test_a_trace_that_the_client_does_not_want_is_not_sent(traced: Any) -> None:
+    async with traced() as (world, collector):
+        world.add_model()
+        engine = await world.add_engine(answer)
+        await world.wait_listed()
+        body = {"model": "llama", "messages": []}
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+        async with world.session.post(f"{world.url}/v1/chat/completions", json=body, headers=headers) as response:
+            await response.read()
+
+    assert all(span.trace_id.hex() != TRACE for span in collector.spans)
+    passed_on = engine.received[-1].headers["traceparent"]
+    assert passed_on.startswith(f"00-{TRACE}-")
+    assert passed_on.endswith("-00")
+
+
 async def test_each_try_is_a_span(traced: Any) -> None:
     async with traced() as (world, collector):
         world.add_model()
