@@ -16,7 +16,6 @@ from functools import partial
 from itertools import accumulate, chain, groupby
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -196,19 +195,6 @@ class GatewayMetrics:
         if counts is not None:
             counts.adapters.pop(adapter, None)
 
-    def dump(self) -> bytes:
-        """All counts, for a process that answers for several: it makes metrics of its own and absorbs each."""
-        deployments = [(key.namespace, key.name, counts) for key, counts in self._deployments.items()]
-        return orjson.dumps({"deployments": deployments, "keys": self._keys, "limited": self._limited})
-
-    def absorb(self, dump: bytes) -> None:
-        """Add what another process has counted."""
-        theirs = orjson.loads(dump)
-        _add(self._keys, theirs["keys"])
-        _add(self._limited, theirs["limited"])
-        for namespace, name, counts in theirs["deployments"]:
-            _add(self.of(Key(namespace, name)), counts)
-
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition text in the format that is asked for, and its content type.
 
@@ -292,23 +278,6 @@ def _pieces(make: Callable[[], Any], rows: Iterable[tuple[Any, ...]]) -> Iterato
             yield piece
             piece = make()
     yield piece
-
-
-def _add(mine: Any, theirs: Any) -> None:  # noqa: ANN401  a tree of counts, as JSON has it
-    """Add a tree of counts to one that has the same shape, or grows it."""
-    if isinstance(theirs, list):
-        mine[:] = [one + other for one, other in zip(mine, theirs, strict=True)]
-        return
-    get, put = (
-        (mine.__getitem__, mine.__setitem__)
-        if isinstance(mine, dict)
-        else (partial(getattr, mine), partial(setattr, mine))
-    )
-    for name, value in theirs.items():
-        if isinstance(value, (dict, list)):
-            _add(get(name), value)
-        else:
-            put(name, get(name) + value)
 
 
 def _by_label(attribute: str) -> _Count:

@@ -198,35 +198,3 @@ class TestKeys:
         metrics.forget(LLAMA)
         metrics.spend(metrics.of(QWEN), "a", 1, 0, 0)
         assert ("a", "qwen") in read(metrics, name)
-
-
-names = st.text("abc/", min_size=1, max_size=3)
-
-
-@given(st.lists(st.tuples(names, names, st.integers(0, 10**6), seconds), max_size=20), st.integers(1, 4))
-def test_counts_of_several_processes_add_up(events: list[tuple[str, str, int, float]], processes: int) -> None:
-    whole, merged = build_metrics(), build_metrics()
-    parts = [build_metrics() for _ in range(processes)]
-    for metrics in (whole, *parts):
-        metrics.keep_keys([key_id for _, key_id, _, _ in events])
-    for number, (name, key_id, tokens, took) in enumerate(events):
-        for metrics in (whole, parts[number % processes]):
-            counts = metrics.of(Key("ns", name))
-            counts.requests["200"] += 1
-            counts.adapters[key_id].requests["500"] += 1
-            counts.aborted["held"][name] += 1
-            counts.seconds.observe(took)
-            metrics.count_key(key_id, "200")
-            metrics.count_limited(key_id, "requests")
-            metrics.spend(counts, key_id, tokens, 0, 1)
-    for part in parts:
-        merged.absorb(part.dump())
-
-    def samples(metrics: GatewayMetrics) -> dict[object, float]:
-        return {
-            (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in metrics.registry.collect()
-            for sample in family.samples
-        }
-
-    assert samples(merged) == pytest.approx(samples(whole))
