@@ -13,8 +13,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from lull.api import names
-from lull.doors import clock, kube
+from lull.doors import clock
 from lull.doors.gateway_metrics import GatewayMetrics
 from lull.gateway import pipeline
 from lull.gateway.admin import build_admin
@@ -28,9 +27,11 @@ from lull.wire.openai import INFERENCE_PATHS, PATH_MODELS, ModelCard, Refusal, r
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from lull.api.llmdeployment import Key
     from lull.core.catalogue import Catalogue
+    from lull.gateway.sources import Source
     from lull.settings import GatewaySettings
 
 KEEP_ALIVE_CLIENTS: Final = 75.0
@@ -41,40 +42,21 @@ LINGER_SECONDS: Final = 2.0
 READ_BYTES: Final = 1 << 18
 
 
-async def run(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def run(settings: GatewaySettings, opened: AbstractAsyncContextManager[Source]) -> None:
+    """Serve what a source tells of, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with kube.connect() as connection:
-        await serve(settings, connection, stop=stop)
+    async with opened as source:
+        await serve(settings, source, stop=stop)
 
 
-async def serve(settings: GatewaySettings, connection: kube.Kube, *, stop: asyncio.Event) -> None:
+async def serve(settings: GatewaySettings, source: Source, *, stop: asyncio.Event) -> None:
     """Serve until told to stop: then fail readiness, serve on for a while, and let those in flight finish."""
     async with _assemble(settings) as gateway, asyncio.TaskGroup() as group:
         watches = [
-            group.create_task(
-                kube.reflect(
-                    connection,
-                    kube.LLMDEPLOYMENTS,
-                    gateway.directory.record_deployment,
-                    namespace=settings.scope,
-                    on_synced=lambda: gateway.directory.record_synced("deployments"),
-                    on_lost=gateway.directory.record_lost,
-                )
-            ),
-            group.create_task(
-                kube.reflect(
-                    connection,
-                    kube.PODS,
-                    gateway.directory.record_pod,
-                    namespace=settings.scope,
-                    labels=f"{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}",
-                    on_synced=lambda: gateway.directory.record_synced("pods"),
-                )
-            ),
+            group.create_task(source.run(gateway)),
             group.create_task(gateway.residency.run()),
         ]
         admin = web.AppRunner(build_admin(gateway), access_log=None, shutdown_timeout=1.0)
@@ -196,7 +178,7 @@ def _describe(catalogue: Catalogue, name: str) -> ModelCard:
     return ModelCard(
         name,
         created=_created(deployment.created_at),
-        root=deployment.spec.model.source if adapter is None else adapter.source,
+        root=(deployment.spec.model.source if adapter is None else adapter.source) or None,
         parent=None if adapter is None else deployment.served_names[0],
     )
 
