@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
 from lull.api.llmdeployment import Key
+from lull.core.affinity import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from lull.api.llmdeployment import LLMDeployment, Manifest
 
@@ -18,12 +20,19 @@ DEFAULT_MAX_NUM_SEQS: Final = 256
 SLOTS_PER_SEQUENCE: Final = 2
 """An engine is kept busy by as many waiting as running. The rest is held here, where a new endpoint can get it."""
 
+REMEMBERED_BLOCKS: Final = 4096
+"""Blocks of text that an endpoint is taken to have for sure; it may be up to twice as many. At 256 tokens each that is
+a million tokens, about what an 8B model has room for on one H200, in half a megabyte here."""
+SLACK: Final = 0.25
+
 FIRST_PENALTY: Final = 0.25
 LONGEST_PENALTY: Final = 8.0
 
 RETRY_RATIO: Final = 0.2
 RETRY_FLOOR: Final = 10.0
 RETRY_BURST: Final = 100.0
+
+_WORD: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,8 @@ class Endpoint:
     port: int
     ready: bool
     """Ready and not draining."""
+    node: str = ""
+    """The node that its pod is on."""
 
     @property
     def origin(self) -> str:
@@ -54,6 +65,21 @@ class Candidate:
     avoid_until: float = 0.0
     adapters: Collection[str] = ()
     """Names of the adapters that its engine said it has."""
+    fingerprint: bytes | None = None
+    """What its engine calls its system, for streams whose usage is taken out again (`wire.sifting`)."""
+    leaving: bool = False
+    """Its node is about to go: nothing new for it while there is another."""
+    outstanding: int = 0
+    """Tokens that it has yet to read and to write, of what this gateway sent."""
+    recent: set[int] = field(default_factory=set)
+    """Blocks that this gateway sent lately, and so are probably in its cache."""
+    earlier: set[int] = field(default_factory=set)
+    """Those before."""
+    salt: int = field(init=False)
+    """Its place in the order that all gateways have in common."""
+
+    def __post_init__(self) -> None:
+        self.salt = int.from_bytes(blake2b(self.endpoint.uid.encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +92,7 @@ class Choice:
     """Endpoints (by uid) that failed this request before."""
     adapter: str = ""
     """The adapter that is asked for; empty for the model itself, which every endpoint has."""
+    work: Work = field(default_factory=lambda: Work(0, 0))
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:
@@ -87,6 +114,7 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
         host=host,
         port=_port(pod),
         ready=ready and "deletionTimestamp" not in metadata,
+        node=pod["spec"].get("nodeName") or "",
     )
 
 
@@ -97,11 +125,7 @@ def slots(deployment: LLMDeployment) -> int:
 
 def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: str = "") -> int:
     """Requests for an adapter, or for the model itself, that could be passed on right now."""
-    return sum(
-        slots - candidate.in_flight
-        for candidate in candidates
-        if is_open(candidate, now) and candidate.in_flight < slots and has_adapter(candidate, adapter)
-    )
+    return sum(slots - candidate.in_flight for candidate in _list_fit(candidates, slots, now, adapter))
 
 
 def is_open(candidate: Candidate, now: float) -> bool:
@@ -114,20 +138,55 @@ def has_adapter(candidate: Candidate, adapter: str) -> bool:
 
 
 def pick(candidates: Iterable[Candidate], choice: Choice, *, now: float) -> Candidate | None:
-    """Filter → score → pick: the open endpoint with the least in flight, equals in turn.
+    """Filter → score → pick: where the request is read soonest.
 
+    That is where the least is outstanding, counting what the engine would have to read of this prompt: one that has
+    its beginning in its cache may have more to do. Of those that are about as good, all gateways take the same.
     One that failed this very request is taken only where there is no other.
     """
-    fit = [
-        candidate
-        for candidate in candidates
-        if is_open(candidate, now) and candidate.in_flight < choice.slots and has_adapter(candidate, choice.adapter)
-    ]
-    if not fit:
-        return None
-    best = min(_score(candidate, choice) for candidate in fit)
-    equals = [candidate for candidate in fit if _score(candidate, choice) == best]
+    fit = _list_fit(candidates, choice.slots, now, choice.adapter)
+    if choice.tried:
+        fit = [candidate for candidate in fit if candidate.endpoint.uid not in choice.tried] or fit
+    if len(fit) < 2:
+        return fit[0] if fit else None
+    if choice.work.blocks:
+        return _pick_near(fit, choice.work)
+    least = min(candidate.outstanding for candidate in fit)
+    idle = [candidate for candidate in fit if candidate.outstanding == least]
+    fewest = min(candidate.in_flight for candidate in idle)
+    equals = [candidate for candidate in idle if candidate.in_flight == fewest]
     return equals[choice.turn % len(equals)]
+
+
+def record_start(candidate: Candidate, work: Work) -> None:
+    """A request is sent to an endpoint."""
+    blocks = work.blocks
+    work.pending = work.prompt_tokens
+    if blocks:
+        work.pending -= work.prompt_tokens * _count_known(candidate, blocks) // len(blocks)
+        candidate.recent.update(blocks)
+        if len(candidate.recent) >= REMEMBERED_BLOCKS:
+            candidate.earlier, candidate.recent = candidate.recent, set()
+    candidate.in_flight += 1
+    candidate.outstanding += work.pending + work.output_tokens
+
+
+def record_first_byte(candidate: Candidate, work: Work) -> None:
+    """The engine answers, so it has read the prompt."""
+    candidate.outstanding -= work.pending
+    work.pending = 0
+
+
+def record_finish(candidate: Candidate, work: Work) -> None:
+    """The try is over, however it ended."""
+    candidate.in_flight -= 1
+    candidate.outstanding -= work.pending + work.output_tokens
+    work.pending = 0
+
+
+def forget_blocks(candidate: Candidate) -> None:
+    """Its engine started anew, and has an empty cache."""
+    candidate.recent, candidate.earlier = set(), set()
 
 
 def record_failure(candidate: Candidate, *, now: float) -> float:
@@ -171,8 +230,45 @@ class RetryBudget:
         self._at = max(now, self._at)
 
 
-def _score(candidate: Candidate, choice: Choice) -> tuple[bool, int]:
-    return candidate.endpoint.uid in choice.tried, candidate.in_flight
+def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: str) -> list[Candidate]:
+    """Endpoints that may get a request.
+
+    Those that are about to leave are spared while another is open, even one that is full: that one has the longer life.
+    """
+    fit = [
+        candidate
+        for candidate in candidates
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters)
+    ]
+    staying = [candidate for candidate in fit if not candidate.leaving] or fit
+    return [candidate for candidate in staying if candidate.in_flight < slots]
+
+
+def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
+    blocks = work.blocks
+    known = [_count_known(candidate, blocks) for candidate in fit]
+    share = work.prompt_tokens / len(blocks)
+    costs = [candidate.outstanding - count * share for candidate, count in zip(fit, known, strict=True)]
+    limit = min(costs) + SLACK * work.prompt_tokens
+    multiplier = 2 * blocks[min(max(known), len(blocks) - 1)] + 1
+    near = [candidate for candidate, cost in zip(fit, costs, strict=True) if cost <= limit]
+    return max(near, key=lambda candidate: candidate.salt * multiplier & _WORD)
+
+
+def _count_known(candidate: Candidate, blocks: Sequence[int]) -> int:
+    """Blocks at the beginning that an endpoint was sent before. Whoever has one has all before it."""
+    recent, earlier = candidate.recent, candidate.earlier
+    low, high = 0, len(blocks)
+    if blocks[0] not in recent and blocks[0] not in earlier:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        block = blocks[middle - 1]
+        if block in recent or block in earlier:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _port(pod: Manifest) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from email.utils import formatdate
 
 
 def monotonic() -> float:
@@ -19,3 +20,8 @@ def wall() -> float:
 def render_time(at: float) -> str:
     """RFC 3339 with microseconds, as Kubernetes' MicroTime."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def http_date() -> bytes:
+    """The wall clock as HTTP's Date header has it (RFC 9110, 5.6.7)."""
+    return formatdate(wall(), usegmt=True).encode()

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum, unique
-from typing import TYPE_CHECKING
-
-from lull.core.routing import RetryBudget
-from lull.gateway.attempts import Attempts
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import aiohttp
+    import asyncio
+    from collections.abc import Awaitable, Callable, Coroutine
+
     import structlog
-    from aiohttp import web
 
     from lull.api.llmdeployment import LLMDeployment
     from lull.core.admission import Limits, Ticket
-    from lull.core.routing import Candidate
+    from lull.core.affinity import Work
+    from lull.core.routing import Candidate, RetryBudget
     from lull.doors.gateway_metrics import GatewayMetrics
     from lull.gateway.directory import Directory
+    from lull.gateway.engines import Engines
     from lull.gateway.lines import Lines
+    from lull.gateway.relay import Outcome, Relay, Relays
     from lull.gateway.reply import Reply
     from lull.gateway.residency import Residency
     from lull.settings import GatewaySettings
     from lull.wire.openai import Call
+    from lull.wire.usage import Usage
+
+RECORDING_BYTES: Final = 1 << 20
+"""An answer longer than this is not recorded."""
 
 
 @unique
@@ -41,8 +47,6 @@ class Stage(StrEnum):
 class Failure(StrEnum):
     """Why a try failed before the first byte."""
 
-    NO_ENDPOINT = "no_endpoint"
-    """It went away between being let go and being picked."""
     NO_ADAPTER = "no_adapter"
     """The engine does not have the adapter any more."""
     NOT_CONNECTED = "not_connected"
@@ -52,46 +56,96 @@ class Failure(StrEnum):
     """The engine had the request and failed."""
 
 
-class TryAgain(Exception):  # noqa: N818  a turn in the road
-    """Nothing was sent to the client yet, so another endpoint may have the request."""
+class Defer(Exception):  # noqa: N818  a turn in the road
+    """A step has to wait for something; the pipeline waits, and goes on with the step after it."""
 
-    def __init__(self, failure: Failure, detail: str) -> None:
-        super().__init__(detail)
-        self.failure = failure
-        self.detail = detail
+    def __init__(self, awaitable: Awaitable[None]) -> None:
+        super().__init__()
+        self.awaitable = awaitable
 
 
-@dataclass(slots=True)
 class Exchange:
-    """What is known about one request. Fields without a default are set by the step that finds them out."""
+    """What is known about one request. What has no default is set by the step that finds it out."""
 
-    request: web.BaseRequest
-    path: str
-    request_id: str
-    arrived_at: float
-    reply: Reply
-    next_beat: float
-    """When a stream that still waits gets its next comment, on the event loop's clock."""
-
-    stage: Stage = Stage.RECEIVING
-    size: int = 0
-    body: bytes = b""
-    call: Call | None = None
+    # Defaults live on the class: a request sets only what concerns it, which is what making one costs.
+    stage = Stage.RECEIVING
+    call: Call
+    is_parsed = False
+    """`call` is set."""
+    key = None
+    """The API key, where there is a known one."""
     deployment: LLMDeployment | None = None
-    adapter: str = ""
+    adapter = ""
     """The adapter that is asked for; empty where it is the model itself."""
-    limits: Limits = field(init=False)
+    work: Work
+    limits: Limits
     ticket: Ticket | None = None
-    deadline: float = field(init=False)
+    hold_seconds = 0.0
+    """How long it may wait for capacity."""
+    deadline = math.inf
     """Until when it may wait for capacity."""
-    candidate: Candidate = field(init=False)
-    held_seconds: float = 0.0
-    tries: int = 0
-    broken: int = 0
+    candidate: Candidate | None = None
+    relay: Relay | None = None
+    """The try that is under way."""
+    task: asyncio.Task[None] | None = None
+    """What a step waits for."""
+    grant: object = None
+    """What the limits have set aside for it."""
+    usage: Usage | None = None
+    recording: bytearray | None = None
+    tap: Callable[[bytes], bytes] | None = None
+    """Sees every run of whole events of a stream, and says what the client gets instead."""
+    served = ""
+    """The model that served, where it is not the one that was asked for."""
+    due = math.inf
+    """When the present stage has lasted for too long."""
+    next_beat = math.inf
+    """When a stream that waits gets its next comment."""
+    beat_seconds = 0.0
+    ended_at = 0.0
+    held_since = 0.0
+    held_seconds = 0.0
+    tries = 0
+    broken = 0
     """Tries on which an engine failed with the request in hand."""
-    tried: set[str] = field(default_factory=set)
-    client_left: bool = False
-    error: str = ""
+    events = 0
+    """Events of a stream that were passed on."""
+    client_left = False
+    is_over = False
+    error = ""
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        reply: Reply,
+        arrived_at: float,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.size = len(body)
+        self.reply = reply
+        self.request_id = reply.request_id
+        self.answer_headers = reply.extra_headers
+        self.arrived_at = arrived_at
+        self.tried: set[str] = set()
+
+    @property
+    def begun_at(self) -> float | None:
+        """When the first byte that is not a comment was sent."""
+        return self.reply.begun_at
+
+    def find_header(self, name: bytes) -> bytes | None:
+        """The value of the first header of that lower-case name."""
+        for one, value in self.headers:
+            if one == name:
+                return value
+        return None
 
 
 @dataclass(slots=True)
@@ -101,14 +155,18 @@ class Gateway:
     settings: GatewaySettings
     directory: Directory
     lines: Lines
-    session: aiohttp.ClientSession
+    engines: Engines
+    relays: Relays
     metrics: GatewayMetrics
     log: structlog.stdlib.BoundLogger
     residency: Residency
-    budget: RetryBudget = field(default_factory=RetryBudget)
-    attempts: Attempts = field(default_factory=Attempts)
+    budget: RetryBudget
+    spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+    outcome: Outcome = field(init=False)
+    exchanges: set[Exchange] = field(default_factory=set)
+    """Requests that are not over."""
     pending_bytes: int = 0
-    """Bodies in memory, of all requests that are not answered yet."""
+    """Bodies in memory, of all requests that are not over."""
     serving: bool = False
     """Clients can connect."""
     stopping: bool = False

@@ -13,34 +13,67 @@ if TYPE_CHECKING:
 
     from lull.api.llmdeployment import Key
     from lull.core.admission import Demand, Limits, Ticket
+    from lull.gateway.exchange import Exchange
     from lull.wire.openai import Refusal
 
 
 class Lines:
     """Holds what `Admission` holds, and lets go what it lets go."""
 
-    def __init__(self, free: Callable[[Key, str], int]) -> None:
-        """`free`: requests for a model, or for an adapter of it, that could be passed on right now."""
+    def __init__(
+        self,
+        free: Callable[[Key, str], int],
+        *,
+        on_go: Callable[[Exchange], None],
+        on_refused: Callable[[Exchange, Refusal], None],
+        displaced: Callable[[], Refusal],
+    ) -> None:
+        """`free`: requests for a model, or for an adapter of it, that could be passed on right now.
+
+        `on_go` and `on_refused` tell what became of a request that waited. They are called in a turn of the event
+        loop of their own, in the order in which requests were let go. `displaced` is what those are told whose place
+        another needs more.
+        """
         self._free = free
+        self._on_go = on_go
+        self._on_refused = on_refused
+        self._displaced = displaced
         self._admission = Admission()
-        self._waiters: dict[int, asyncio.Future[Refusal | None]] = {}
+        self._held: dict[int, Exchange] = {}
         self._rung = asyncio.Event()
         self._closed: Callable[[], Refusal] | None = None
+        self._call_soon = asyncio.get_running_loop().call_soon
 
-    def arrive(self, key: Key, *, size: int, limits: Limits, adapter: str = "") -> tuple[Ticket, Verdict]:
-        ticket, verdict = self._admission.arrive(
-            key, size=size, limits=limits, free=self._free(key, adapter), now=clock.monotonic(), lane=adapter
+    def arrive(self, exchange: Exchange, key: Key, limits: Limits) -> tuple[Ticket, Verdict]:
+        """A request comes in."""
+        api_key = exchange.key
+        arrival = self._admission.arrive(
+            key,
+            size=exchange.size,
+            limits=limits,
+            free=self._free(key, exchange.adapter),
+            now=clock.monotonic(),
+            lane=exchange.adapter,
+            tenant="" if api_key is None else api_key.id,
+            priority=0 if api_key is None else api_key.priority,
         )
-        if verdict is Verdict.HOLD:
-            self._add_waiter(ticket)
-        if verdict is not Verdict.ADMIT:
+        for ticket in arrival.displaced:
+            self._call_soon(self._on_refused, self._held.pop(ticket.number), self._displaced())
+        if arrival.verdict is Verdict.HOLD:
+            self._hold(arrival.ticket, exchange)
+        if arrival.verdict is not Verdict.ADMIT:
             self._ring()
-        return ticket, verdict
+        return arrival.ticket, arrival.verdict
 
-    def hold_again(self, ticket: Ticket) -> None:
+    def note(self, key: Key) -> None:
+        """Another model serves what this one was asked for: its operator is to know that it was asked."""
+        self._admission.note(key, now=clock.monotonic())
+        self._ring()
+
+    def hold_again(self, ticket: Ticket, exchange: Exchange) -> None:
         """Back in line after a failed try; let go at once where another endpoint has room."""
         self._admission.hold_again(ticket)
-        self._add_waiter(ticket)
+        self._hold(ticket, exchange)
         self.release(ticket.key)
         self._ring()
 
@@ -51,25 +84,21 @@ class Lines:
 
     def leave(self, ticket: Ticket) -> None:
         """The request is over, and its place is free."""
-        self._waiters.pop(ticket.number, None)
+        self._held.pop(ticket.number, None)
         self._admission.leave(ticket, now=clock.monotonic())
         self.release(ticket.key)
-
-    def waiter(self, ticket: Ticket) -> asyncio.Future[Refusal | None] | None:
-        """Done when the request is let go, or is turned away with a Refusal; None if it need not wait."""
-        return self._waiters.get(ticket.number)
 
     def release(self, key: Key) -> None:
         """Let go what capacity allows."""
         if not self._admission.is_holding(key):
             return
         for ticket in self._admission.release(key, free=lambda adapter: self._free(key, adapter)):
-            self._waiters.pop(ticket.number).set_result(None)
+            self._call_soon(self._on_go, self._held.pop(ticket.number))
 
     def turn_away(self, key: Key, refusal: Callable[[], Refusal], *, adapter: str | None = None) -> None:
         """Refuse everything that waits for a model, or for one adapter of it."""
         for ticket in self._admission.empty(key, None if adapter is None else (adapter,)):
-            self._waiters.pop(ticket.number).set_result(refusal())
+            self._call_soon(self._on_refused, self._held.pop(ticket.number), refusal())
 
     def forget(self, key: Key) -> None:
         """Drop the count of a model that is gone, once nothing of it is left here."""
@@ -97,9 +126,8 @@ class Lines:
         while self._admission.sequence <= sequence:
             await self._rung.wait()
 
-    def _add_waiter(self, ticket: Ticket) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters[ticket.number] = waiter
+    def _hold(self, ticket: Ticket, exchange: Exchange) -> None:
+        self._held[ticket.number] = exchange
         if self._closed is not None:
             self.turn_away(ticket.key, self._closed)
 

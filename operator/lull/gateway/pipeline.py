@@ -1,32 +1,33 @@
 """The way of a request through the gateway, as a list of steps.
 
-Each request goes once through `ONCE`, then through `PER_TRY` until it has its answer, and is counted, whatever
-became of it. A step ends a request by raising `Refusal`; `forward` sends it round again by raising `TryAgain`.
+Each request goes once through `ONCE`, then through `admit`, `pick` and `forward` until it has its answer, and is
+settled, remembered and counted, whatever became of it. A step ends a request by raising `Refusal`, and raises `Defer`
+where it has to wait. All of it runs in callbacks of the event loop: where nothing has to be waited for there is no
+task, and a request costs what its steps cost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from typing import TYPE_CHECKING, Final, Protocol
-from uuid import uuid4
-
-from aiohttp import web
 
 from lull.api.status import AdapterState
 from lull.core import routing
 from lull.core.admission import Verdict
+from lull.core.affinity import measure_work
 from lull.core.routing import Choice
 from lull.doors import clock
-from lull.gateway.exchange import Exchange, Failure, Stage, TryAgain
-from lull.gateway.forwarding import forward
-from lull.gateway.reply import ClientLeft, Reply
-from lull.wire.openai import Refusal, parse_call, unavailable, unknown_model
+from lull.gateway import listing
+from lull.gateway.exchange import Defer, Failure, Stage
+from lull.gateway.relay import Relay
+from lull.wire.openai import INFERENCE_PATHS, Refusal, parse_call, unavailable, unknown_model
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment
     from lull.gateway.directory import Directory
-    from lull.gateway.exchange import Gateway
+    from lull.gateway.exchange import Exchange, Gateway
 
 RETRY_AFTER_FULL: Final = 5.0
 RETRY_AFTER_COLD: Final = 10.0
@@ -34,138 +35,54 @@ RETRY_AFTER_STOPPING: Final = 1.0
 RETRY_AFTER_FAILED: Final = 60.0
 CLIENT_LEFT: Final = 499
 """In metrics and logs only, as nginx has it."""
+HEARTBEAT_AT_LEAST: Final = 1.0
 
 _TIMER_MARGIN: Final = 0.01
-_MAX_REQUEST_ID: Final = 128
 
 
 class Step(Protocol):
     __name__: str
 
-    async def __call__(self, gateway: Gateway, exchange: Exchange, /) -> None: ...
+    def __call__(self, gateway: Gateway, exchange: Exchange, /) -> None: ...
 
 
-async def serve(gateway: Gateway, request: web.BaseRequest, path: str) -> web.StreamResponse:
-    """Answer one inference request."""
-    now = clock.monotonic()
-    request_id = _request_id(request)
-    reply = Reply(request, request_id=request_id)
-    reply.closing = gateway.stopping
-    exchange = Exchange(
-        request=request,
-        path=path,
-        request_id=request_id,
-        arrived_at=now,
-        reply=reply,
-        next_beat=now + gateway.settings.heartbeat_seconds,
-    )
-    try:
-        await _run(gateway, exchange)
-    except Refusal as refusal:
-        exchange.error = exchange.error or refusal.message
-        await _refuse(exchange, refusal)
-    except ClientLeft:
-        exchange.client_left = True
-    except asyncio.CancelledError:
-        exchange.client_left = True
-        raise
-    finally:
-        count(gateway, exchange)
-        _leave(gateway, exchange)
-    return reply.response
-
-
-async def receive(gateway: Gateway, exchange: Exchange) -> None:
-    """Read the body, within the limits of size, time and memory."""
-    request = exchange.request
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refusal(415, "Send the body without Content-Encoding.", code="unsupported_encoding")
-    announced = request.content_length or 0
-    _check_size(gateway, announced, announced)
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    chunks: list[bytes] = []
-    try:
-        async with asyncio.timeout(gateway.settings.body_seconds):
-            while chunk := await request.content.readany():
-                _check_size(gateway, exchange.size + len(chunk), len(chunk))
-                exchange.size += len(chunk)
-                gateway.pending_bytes += len(chunk)
-                chunks.append(chunk)
-    except TimeoutError:
-        exchange.reply.closing = True
-        raise Refusal(
-            408, f"The body did not arrive within {gateway.settings.body_seconds:g} s.", code="body_timeout"
-        ) from None
-    except web.RequestPayloadError as error:
-        exchange.reply.closing = True
-        raise Refusal(400, f"The body could not be read: {error}", code="invalid_body") from None
-    exchange.body = b"".join(chunks)
-
-
-async def find_model(gateway: Gateway, exchange: Exchange) -> None:
-    """Read the model's name from the body, and look it up."""
-    call = exchange.call = parse_call(exchange.body)
+def find_model(gateway: Gateway, exchange: Exchange) -> None:
+    """Read from the body what is asked of which model, and look the model up."""
+    exchange.call = parse_call(exchange.path, exchange.body)
+    exchange.is_parsed = True
     directory = gateway.directory
-    is_known = directory.is_synced and directory.catalogue.find(call.model) is not None
+    is_known = directory.is_synced and directory.catalogue.find(exchange.call.model) is not None
     if not is_known and not (directory.is_synced and directory.is_current):
-        # A name is unknown only to a catalogue that is up to date; a known one goes on without the API server.
-        try:
-            async with asyncio.timeout(gateway.settings.sync_seconds):
-                await directory.wait_current()
-        except TimeoutError:
-            raise not_synced() from None
-    catalogue = gateway.directory.catalogue
-    exchange.deployment = catalogue.find(call.model)
-    deployment = _require_known(gateway, exchange)
-    exchange.limits = gateway.directory.limits(deployment)
-    if call.model in catalogue.adapters:
-        exchange.adapter = call.model
-        if why := find_failure(gateway.directory, deployment.key, call.model):
-            raise adapter_failed(call.model, why)
+        raise Defer(_wait_for_catalogue(gateway, exchange))
+    _look_up(gateway, exchange)
 
 
-async def admit(gateway: Gateway, exchange: Exchange) -> None:
-    """Let go, hold until there is capacity, or shed."""
+def admit(gateway: Gateway, exchange: Exchange) -> bool:
+    """Let go, or hold until there is capacity (False), or shed."""
     assert exchange.deployment is not None
     now = clock.monotonic()
     if exchange.ticket is None:
         gateway.budget.record_request(now=now)
-        exchange.deadline = now + exchange.limits.hold_seconds
-        exchange.ticket, verdict = gateway.lines.arrive(
-            exchange.deployment.key, size=exchange.size, limits=exchange.limits, adapter=exchange.adapter
-        )
+        exchange.deadline = now + exchange.hold_seconds
+        exchange.ticket, verdict = gateway.lines.arrive(exchange, exchange.deployment.key, exchange.limits)
         if verdict in {Verdict.SHED_COUNT, Verdict.SHED_BYTES}:
-            what = "requests" if verdict is Verdict.SHED_COUNT else "bytes of requests"
-            raise unavailable(
-                429,
-                f"Too many {what} wait for this model already. Try again later.",
-                code="queue_full",
-                retry_after=RETRY_AFTER_FULL,
-            )
+            raise queue_full("requests" if verdict is Verdict.SHED_COUNT else "bytes of requests")
+        if verdict is Verdict.ADMIT:
+            return True
     else:
         _require_known(gateway, exchange)
-        gateway.lines.hold_again(exchange.ticket)
-    waiter = gateway.lines.waiter(exchange.ticket)
-    if waiter is None:
-        return
+        gateway.lines.hold_again(exchange.ticket, exchange)
     exchange.stage = Stage.HELD
+    exchange.held_since = now
+    exchange.due = exchange.deadline
+    _await_beats(exchange, now)
     if exchange.adapter:
         gateway.residency.review(exchange.deployment.key)
-    try:
-        await _wait(gateway, exchange, waiter)
-    finally:
-        exchange.held_seconds += clock.monotonic() - now
-    if not waiter.done():
-        raise _expired(gateway, exchange)
-    refusal = waiter.result()
-    if refusal is not None:
-        raise refusal
+    return False
 
 
-async def pick(gateway: Gateway, exchange: Exchange) -> None:
-    """Choose the endpoint, and count the request as in flight there."""
+def pick(gateway: Gateway, exchange: Exchange) -> bool:
+    """Choose the endpoint; False where it went away since the request was let go."""
     assert exchange.deployment is not None
     assert exchange.ticket is not None
     choice = Choice(
@@ -173,18 +90,162 @@ async def pick(gateway: Gateway, exchange: Exchange) -> None:
         turn=exchange.ticket.number,
         tried=exchange.tried,
         adapter=exchange.adapter,
+        work=exchange.work,
     )
-    candidate = routing.pick(gateway.directory.candidates(exchange.deployment.key), choice, now=clock.monotonic())
-    if candidate is None:
-        raise TryAgain(Failure.NO_ENDPOINT, "the endpoint went away")
-    candidate.in_flight += 1
+    candidates = gateway.directory.candidates(exchange.deployment.key)
+    exchange.candidate = routing.pick(candidates, choice, now=clock.monotonic())
+    return exchange.candidate is not None
+
+
+def forward(gateway: Gateway, exchange: Exchange) -> None:
+    """Send the request to the endpoint that was picked."""
+    assert exchange.candidate is not None
+    assert exchange.ticket is not None
+    now = clock.monotonic()
+    exchange.stage = Stage.WAITING
+    exchange.tries += 1
+    exchange.due = now + gateway.settings.first_byte_seconds
+    _await_beats(exchange, now)
+    relay = exchange.relay = Relay(gateway, exchange, exchange.candidate)
+    relay.start()
     gateway.lines.start(exchange.ticket)
-    exchange.candidate = candidate
+
+
+ONCE: Final[tuple[Step, ...]] = (find_model,)
+
+
+def serve(gateway: Gateway, exchange: Exchange) -> None:
+    """Answer one request."""
+    gateway.exchanges.add(exchange)
+    if exchange.method == "POST" and exchange.path in INFERENCE_PATHS:
+        _step(gateway, exchange, 0)
+    else:
+        listing.answer(gateway, exchange)
+        finish(gateway, exchange)
+
+
+def leave(gateway: Gateway, exchange: Exchange) -> None:
+    """The client is gone."""
+    if exchange.is_over:
+        return
+    exchange.client_left = True
+    if exchange.task is not None:
+        exchange.task.cancel()
+    if exchange.relay is not None:
+        exchange.relay.cancel()
+    finish(gateway, exchange)
+
+
+def sweep(gateway: Gateway, now: float) -> None:
+    """Time has passed: end what has lasted for too long, and keep the lines open of those that wait."""
+    for exchange in tuple(gateway.exchanges):
+        if exchange.is_over:
+            continue
+        if now >= exchange.due:
+            exchange.due = math.inf
+            if exchange.relay is not None:
+                exchange.relay.expire()
+            else:
+                refuse(gateway, exchange, _expired(gateway, exchange))
+        elif now >= exchange.next_beat:
+            exchange.next_beat = now + exchange.beat_seconds
+            if exchange.begun_at is None:
+                exchange.reply.beat()
+            else:
+                exchange.next_beat = math.inf
+    gateway.engines.sweep(now)
+
+
+def go(gateway: Gateway, exchange: Exchange) -> None:
+    """A request that was held is let go."""
+    if exchange.is_over:
+        return
+    exchange.held_seconds += clock.monotonic() - exchange.held_since
+    try:
+        if pick(gateway, exchange):
+            forward(gateway, exchange)
+        else:
+            admit(gateway, exchange)
+    except Refusal as refusal:
+        refuse(gateway, exchange, refusal)
+
+
+def refuse(gateway: Gateway, exchange: Exchange, refusal: Refusal) -> None:
+    """End a request with a no."""
+    if exchange.is_over:
+        return
+    if exchange.stage is Stage.HELD:
+        exchange.held_seconds += clock.monotonic() - exchange.held_since
+    exchange.error = exchange.error or refusal.message
+    exchange.recording = None
+    exchange.reply.refuse(refusal)
+    finish(gateway, exchange)
+
+
+def finish(gateway: Gateway, exchange: Exchange) -> None:
+    """A request is over: settle, remember and count it, and give its place to another."""
+    if exchange.is_over:
+        return
+    exchange.is_over = True
+    exchange.ended_at = clock.monotonic()
+    count(gateway, exchange)
+    gateway.exchanges.discard(exchange)
+    gateway.pending_bytes -= exchange.size
+    if exchange.ticket is None:
+        return
+    gateway.lines.leave(exchange.ticket)
+    key = exchange.ticket.key
+    if key not in gateway.directory.catalogue.deployments:
+        # The last one out of a model that was deleted meanwhile.
+        gateway.lines.forget(key)
+        gateway.metrics.forget(key)
+
+
+class Outcomes:
+    """What tries come to, for those who make them (`relay.Outcome`)."""
+
+    __slots__ = ("_gateway",)
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def failed(self, exchange: Exchange, failure: Failure, detail: str) -> None:
+        """Avoid that endpoint for a while, and go back in line unless this has gone on for too long."""
+        try:
+            pause = _reconsider(self._gateway, exchange, failure, detail)
+        except Refusal as refusal:
+            refuse(self._gateway, exchange, refusal)
+            return
+        if pause > 0:
+            # In no stage that the sweep could end: the pause is shorter than that.
+            exchange.due = math.inf
+            asyncio.get_running_loop().call_later(pause, _try, self._gateway, exchange)
+        else:
+            _try(self._gateway, exchange)
+
+    def refused(self, exchange: Exchange, refusal: Refusal) -> None:
+        refuse(self._gateway, exchange, refusal)
+
+    def broke_off(self, exchange: Exchange, detail: str) -> None:
+        exchange.error = detail
+        refuse(
+            self._gateway,
+            exchange,
+            Refusal(
+                502,
+                "The engine failed while it was answering; what was sent is incomplete.",
+                kind="server_error",
+                code="engine_failed",
+            ),
+        )
+
+    def finished(self, exchange: Exchange) -> None:
+        finish(self._gateway, exchange)
 
 
 def count(gateway: Gateway, exchange: Exchange) -> None:
     """Metrics and one log line, without a word of what was asked or answered."""
-    now = clock.monotonic()
+    now = exchange.ended_at
     reply = exchange.reply
     code = CLIENT_LEFT if exchange.client_left else reply.status or 500
     key = exchange.deployment.key if exchange.deployment is not None else None
@@ -206,55 +267,81 @@ def count(gateway: Gateway, exchange: Exchange) -> None:
         "request",
         request_id=exchange.request_id,
         path=exchange.path,
-        model=exchange.call.model if exchange.call is not None and key is not None else None,
+        model=exchange.call.model if exchange.is_parsed and key is not None else None,
         deployment=None if key is None else str(key),
         code=code,
-        stream=exchange.call.stream if exchange.call is not None else None,
+        stream=exchange.call.stream if exchange.is_parsed else None,
         stage=exchange.stage.value,
         bytes=exchange.size,
         held_seconds=round(exchange.held_seconds, 4),
         first_byte_seconds=None if reply.begun_at is None else round(reply.begun_at - exchange.arrived_at, 4),
         seconds=round(now - exchange.arrived_at, 4),
         tries=exchange.tries,
-        endpoint=exchange.candidate.endpoint.pod if exchange.tries else None,
+        endpoint=exchange.candidate.endpoint.pod if exchange.candidate is not None else None,
         error=exchange.error or None,
     )
 
 
-ONCE: Final[tuple[Step, ...]] = (receive, find_model)
-PER_TRY: Final[tuple[Step, ...]] = (admit, pick, forward)
+def _step(gateway: Gateway, exchange: Exchange, at: int) -> None:
+    """Go on with a step of ONCE, and with the first try after the last of them."""
+    try:
+        for index in range(at, len(ONCE)):
+            at = index
+            ONCE[index](gateway, exchange)
+            if exchange.reply.ended:
+                finish(gateway, exchange)
+                return
+    except Defer as deferred:
+        exchange.task = gateway.spawn(_wait(gateway, exchange, deferred, at + 1))
+        return
+    except Refusal as refusal:
+        refuse(gateway, exchange, refusal)
+        return
+    _try(gateway, exchange)
 
 
-async def _run(gateway: Gateway, exchange: Exchange) -> None:
-    for step in ONCE:
-        await step(gateway, exchange)
-    while not exchange.reply.ended:
-        try:
-            for step in PER_TRY:
-                await step(gateway, exchange)
-        except TryAgain as again:
-            await _reconsider(gateway, exchange, again)
+async def _wait(gateway: Gateway, exchange: Exchange, deferred: Defer, following: int) -> None:
+    try:
+        await deferred.awaitable
+    except Refusal as refusal:
+        exchange.task = None
+        refuse(gateway, exchange, refusal)
+        return
+    exchange.task = None
+    if not exchange.is_over:
+        _step(gateway, exchange, following)
 
 
-async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> None:
-    """After a failed try: avoid that endpoint for a while, and go back in line unless this has gone on for too long.
+def _try(gateway: Gateway, exchange: Exchange) -> None:
+    if exchange.is_over:
+        return
+    try:
+        while admit(gateway, exchange):
+            if pick(gateway, exchange):
+                forward(gateway, exchange)
+                return
+    except Refusal as refusal:
+        refuse(gateway, exchange, refusal)
+
+
+def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: str) -> float:
+    """What a failed try means for its endpoint; seconds to wait before the next one.
 
     An engine that was not reached or took nothing on costs no more than time, so only the deadline ends that. One
     that failed with the request in hand may have failed because of it, so those are counted.
     """
-    if again.failure is Failure.NO_ENDPOINT:
-        return
     assert exchange.deployment is not None
+    assert exchange.candidate is not None
     key = exchange.deployment.key
     now = clock.monotonic()
     candidate = exchange.candidate
-    if again.failure is Failure.NO_ADAPTER:
+    if failure is Failure.NO_ADAPTER:
         # It restarted, or was told to let go of it. It is asked again what it has, before anybody is sent there.
         gateway.directory.record_adapters(
             key, candidate.endpoint.uid, frozenset(candidate.adapters) - {exchange.adapter}
         )
-        gateway.metrics.retries.labels(key.namespace, key.name, again.failure.value).inc()
-        return
+        gateway.metrics.retries.labels(key.namespace, key.name, failure.value).inc()
+        return 0.0
     exchange.tried.add(candidate.endpoint.uid)
     avoid_until = routing.record_failure(candidate, now=now)
     # Where this was the only endpoint, nothing else tells those who wait that it may be asked again.
@@ -264,14 +351,14 @@ async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> 
         request_id=exchange.request_id,
         deployment=str(key),
         endpoint=candidate.endpoint.pod,
-        reason=again.failure.value,
-        error=again.detail[:500],
+        reason=failure.value,
+        error=detail[:500],
     )
-    if again.failure is Failure.BROKEN:
+    if failure is Failure.BROKEN:
         exchange.broken += 1
-        exchange.deadline = now + exchange.limits.hold_seconds
+        exchange.deadline = now + exchange.hold_seconds
         if exchange.broken >= gateway.settings.max_tries:
-            exchange.error = again.detail[:500]
+            exchange.error = detail[:500]
             raise Refusal(
                 502,
                 f"{exchange.broken} engines in a row failed with this request.",
@@ -280,32 +367,67 @@ async def _reconsider(gateway: Gateway, exchange: Exchange, again: TryAgain) -> 
             )
     if now >= exchange.deadline:
         raise _expired(gateway, exchange)
-    gateway.metrics.retries.labels(key.namespace, key.name, again.failure.value).inc()
+    gateway.metrics.retries.labels(key.namespace, key.name, failure.value).inc()
     if gateway.directory.free(key, now=now, adapter=exchange.adapter) > 0:
         # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)
-        if pause > 0:
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads retries only
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
+    return 0.0
 
 
-async def _wait(gateway: Gateway, exchange: Exchange, waiter: asyncio.Future[Refusal | None]) -> None:
-    """Until let go, turned away, or the deadline; a stream's line is kept open meanwhile."""
-    assert exchange.call is not None
-    while not waiter.done():
-        now = clock.monotonic()
-        if now >= exchange.deadline:
-            return
-        if exchange.call.stream and now >= exchange.next_beat:
-            exchange.next_beat = now + gateway.settings.heartbeat_seconds
-            await exchange.reply.beat()
-            continue
-        until = min(exchange.deadline, exchange.next_beat) if exchange.call.stream else exchange.deadline
-        await asyncio.wait((waiter,), timeout=until - now)
+async def _wait_for_catalogue(gateway: Gateway, exchange: Exchange) -> None:
+    """A name is unknown only to a catalogue that is up to date; a known one goes on without the API server."""
+    try:
+        async with asyncio.timeout(gateway.settings.sync_seconds):
+            await gateway.directory.wait_current()
+    except TimeoutError:
+        raise listing.not_synced() from None
+    _look_up(gateway, exchange)
+
+
+def _look_up(gateway: Gateway, exchange: Exchange) -> None:
+    directory = gateway.directory
+    catalogue = directory.catalogue
+    call = exchange.call
+    exchange.deployment = catalogue.find(call.model)
+    deployment = _require_known(gateway, exchange)
+    exchange.limits = directory.limits(deployment)
+    if call.model in catalogue.adapters:
+        exchange.adapter = call.model
+        if why := find_failure(directory, deployment.key, call.model):
+            raise adapter_failed(call.model, why)
+    exchange.work = measure_work(call, size=exchange.size, adapter=exchange.adapter)
+    exchange.hold_seconds = exchange.limits.hold_seconds
+    exchange.beat_seconds = gateway.settings.heartbeat_seconds
+    for name, value in exchange.headers:
+        if name.startswith(b"x-lull-"):
+            _heed(exchange, name, value)
+
+
+def _heed(exchange: Exchange, name: bytes, value: bytes) -> None:
+    """What a client may wish: to wait for less long, or to be told more often that it waits."""
+    if name not in {b"x-lull-timeout", b"x-lull-heartbeat"}:
+        return
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise Refusal(400, f"{name.decode()} is a number of seconds.", code="invalid_header")
+    if name == b"x-lull-timeout":
+        exchange.hold_seconds = min(exchange.hold_seconds, seconds)
+    else:
+        exchange.beat_seconds = max(HEARTBEAT_AT_LEAST, seconds)
+
+
+def _await_beats(exchange: Exchange, now: float) -> None:
+    """Keep a stream's line open while it waits."""
+    if exchange.call.stream and exchange.begun_at is None and exchange.next_beat > now + exchange.beat_seconds:
+        exchange.next_beat = now + exchange.beat_seconds
 
 
 def _require_known(gateway: Gateway, exchange: Exchange) -> LLMDeployment:
     """What the request is for, as long as it exists."""
-    assert exchange.call is not None
     catalogue = gateway.directory.catalogue
     is_there = exchange.deployment is not None and exchange.deployment.key in catalogue.deployments
     if exchange.deployment is None or not is_there or (exchange.adapter and exchange.adapter not in catalogue.adapters):
@@ -343,7 +465,7 @@ def adapter_failed(adapter: str, why: str) -> Refusal:
 
 def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
     assert exchange.deployment is not None
-    seconds = exchange.limits.hold_seconds
+    seconds = exchange.hold_seconds
     ready = [one for one in gateway.directory.candidates(exchange.deployment.key) if one.endpoint.ready]
     if ready and not any(routing.has_adapter(one, exchange.adapter) for one in ready):
         return unavailable(
@@ -367,48 +489,16 @@ def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
     )
 
 
-def not_synced() -> Refusal:
-    """What is said while the list of models is not up to date: then nobody knows what is unknown."""
+def queue_full(what: str = "requests") -> Refusal:
+    """What those are told who find no place in line, or lose it to another."""
     return unavailable(
-        503, "The gateway has no current list of models.", code="not_ready", retry_after=RETRY_AFTER_FULL
+        429,
+        f"Too many {what} wait for this model already. Try again later.",
+        code="queue_full",
+        retry_after=RETRY_AFTER_FULL,
     )
 
 
 def stopping() -> Refusal:
     """What those who wait are told when the gateway stops: another one will have them."""
     return unavailable(503, "The gateway is stopping. Try again.", code="stopping", retry_after=RETRY_AFTER_STOPPING)
-
-
-def _check_size(gateway: Gateway, size: int, added: int) -> None:
-    limit = gateway.settings.max_body_bytes
-    if size > limit:
-        raise Refusal(413, f"The body is larger than {limit} bytes.", code="body_too_large")
-    if gateway.pending_bytes + added > gateway.settings.max_pending_bytes:
-        raise unavailable(
-            503, "The gateway has no memory left for this request.", code="overloaded", retry_after=RETRY_AFTER_FULL
-        )
-
-
-async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
-    try:
-        await exchange.reply.refuse(refusal)
-    except ClientLeft:
-        exchange.client_left = True
-
-
-def _leave(gateway: Gateway, exchange: Exchange) -> None:
-    gateway.pending_bytes -= exchange.size
-    if exchange.ticket is None:
-        return
-    gateway.lines.leave(exchange.ticket)
-    key = exchange.ticket.key
-    if key not in gateway.directory.catalogue.deployments:
-        # The last one out of a model that was deleted meanwhile.
-        gateway.lines.forget(key)
-        gateway.metrics.forget(key)
-
-
-def _request_id(request: web.BaseRequest) -> str:
-    """The client's own, where it is harmless to log and to pass on; else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable() else uuid4().hex

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
 from lull.doors import clock
-from lull.wire.sse import render_comment, render_event
+from lull.wire.sse import render_comment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
+    from lull.gateway.door import Client
     from lull.wire.openai import Refusal
 
-EVENT_STREAM: Final = "text/event-stream"
-LAST_WORD_SECONDS: Final = 5.0
-SERVER: Final = {"Server": "lull"}
-JSON: Final = {"Content-Type": "application/json"}
+EVENT_STREAM: Final = b"text/event-stream"
+JSON: Final = ((b"content-type", b"application/json"),)
+STREAM: Final = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
-
-class ClientLeft(Exception):  # noqa: N818  not an error of ours
-    """The connection to the client is gone."""
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_BEAT: Final = render_comment("waiting")
 
 
 class Reply:
@@ -32,10 +29,29 @@ class Reply:
     by an error event. While nothing but comments was sent, the request may still go to another engine.
     """
 
-    def __init__(self, request: web.BaseRequest, *, request_id: str) -> None:
-        self._request = request
-        self._headers = {**SERVER, "x-request-id": request_id}
-        self._response: web.StreamResponse | None = None
+    __slots__ = (
+        "_client",
+        "_is_chunked",
+        "_is_event_stream",
+        "_is_open",
+        "_is_torn",
+        "begun_at",
+        "closing",
+        "ended",
+        "extra_headers",
+        "has_body",
+        "path",
+        "request_id",
+        "status",
+    )
+
+    def __init__(self, client: Client, path: str, *, request_id: str, closing: bool, has_body: bool) -> None:
+        self._client = client
+        self.path = path
+        self.request_id = request_id
+        self.extra_headers: list[tuple[str, str]] = []
+        self._is_open = False
+        self._is_chunked = False
         self._is_event_stream = False
         self._is_torn = False
         self.status = 0
@@ -43,89 +59,106 @@ class Reply:
         self.begun_at: float | None = None
         """When the first byte that is not a comment was sent."""
         self.ended = False
-        self.closing = False
+        self.closing = closing
         """Close the connection after this answer."""
+        self.has_body = has_body
+        """Answers to HEAD have none."""
 
     @property
-    def response(self) -> web.StreamResponse:
-        if self._response is None:
-            raise RuntimeError("the request was not answered")
-        return self._response
+    def is_full(self) -> bool:
+        """The client reads more slowly than its engine writes."""
+        return self._client.is_full
 
-    async def beat(self) -> None:
+    def beat(self) -> None:
         """Keep the line open; the client has asked for a stream and gets a comment."""
-        if self._response is None:
-            await self._open(200, {"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"})
+        if not self._is_open:
             self._is_event_stream = True
-        await self._write(render_comment("waiting"))
+            self._open(200, STREAM)
+        self._write(_BEAT)
 
-    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer as a whole."""
         self.status = status
         self.begun_at = clock.monotonic()
-        if self._response is not None:
+        if self._is_open:
             # The stream was opened while waiting, so this is its one event. Lines are joined: JSON stays JSON.
-            await self._write(b"data: " + b" ".join(body.splitlines()) + b"\n\n")
-            await self.end()
+            self._write(b"data: " + b" ".join(body.splitlines()) + b"\n\n")
+            self.end()
             return
-        self._response = web.Response(status=status, headers={**headers, **self._headers}, body=body)
-        if self.closing:
-            self._response.force_close()
         self.ended = True
+        length = b"content-length: %d\r\n" % len(body) if status not in {204, 304} else b""
+        head = self._head(status, headers, length)
+        self._client.write(head + body if self.has_body else head)
+        self._client.answered(closing=self.closing)
 
-    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, is_event_stream: bool) -> None:
         """Open a stream, unless it is open already."""
         self.status = status
         self.begun_at = clock.monotonic()
-        if self._response is None:
-            self._is_event_stream = headers.get("Content-Type", "").startswith(EVENT_STREAM)
-            await self._open(status, headers)
+        if not self._is_open:
+            self._is_event_stream = is_event_stream
+            self._open(status, headers)
 
-    async def write(self, chunk: bytes, *, torn: bool = False) -> None:
+    def write(self, chunk: bytes, *, torn: bool = False) -> None:
         """Send more of a stream; torn says that it ends inside an event."""
         self._is_torn = torn
-        await self._write(chunk)
+        if self._is_chunked:
+            self._client.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            self._client.write(chunk)
 
-    async def end(self) -> None:
+    def end(self, last: bytes = b"") -> None:
+        """Say that this was all, after the last that there is to say."""
         self.ended = True
-        try:
-            await self.response.write_eof()
-        except ConnectionError as error:
-            raise ClientLeft from error
+        if self._is_chunked:
+            self._client.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
+        elif last:
+            self._client.write(last)
+        self._client.answered(closing=self.closing)
 
-    async def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal) -> None:
         """Say no, in whatever way is still possible.
 
         A stream gets an error event and no [DONE]. Anything else that has begun is cut, so that it cannot pass for
-        complete; so is the line to a client that reads nothing any more.
+        complete.
         """
         self.status = refusal.status
-        if self._response is None:
-            await self.send(refusal.status, {**JSON, **refusal.headers}, refusal.body)
-            return
+        if not self._is_open:
+            headers = ((name.encode(), value.encode()) for name, value in refusal.headers.items())
+            self.send(refusal.status, (*JSON, *headers), refusal.render(self.path, request_id=self.request_id))
+        elif self._is_event_stream and not self._is_torn:
+            self.end(refusal.render_event(self.path, request_id=self.request_id))
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection."""
         self.ended = True
-        if self._is_event_stream and not self._is_torn:
-            try:
-                async with asyncio.timeout(LAST_WORD_SECONDS):
-                    await self._write(render_event(refusal.payload))
-                    await self.end()
-                    return
-            except TimeoutError:
-                pass
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        self._client.abort()
 
-    async def _open(self, status: int, headers: Mapping[str, str]) -> None:
-        self._response = web.StreamResponse(status=status, headers={**headers, **self._headers})
-        if self.closing:
-            self._response.force_close()
-        try:
-            await self._response.prepare(self._request)
-        except ConnectionError as error:
-            raise ClientLeft from error
+    def _write(self, chunk: bytes) -> None:
+        self.write(chunk)
 
-    async def _write(self, chunk: bytes) -> None:
-        try:
-            await self.response.write(chunk)
-        except ConnectionError as error:
-            raise ClientLeft from error
+    def _open(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._is_open = True
+        self._is_chunked = self._client.knows_chunks
+        if not self._is_chunked:
+            self.closing = True
+        self._client.write(self._head(status, headers, b"transfer-encoding: chunked\r\n" if self._is_chunked else b""))
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: bytes) -> bytes:
+        lines = [
+            _STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status,
+            b"server: lull\r\ndate: ",
+            self._client.door.date,
+            b"\r\nx-request-id: ",
+            self.request_id.encode(),
+            b"\r\n",
+            length,
+        ]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        for header, text in self.extra_headers:
+            lines.append(f"{header}: {text}\r\n".encode())
+        lines.append(b"connection: close\r\n\r\n" if self.closing else b"\r\n")
+        return b"".join(lines)

@@ -47,16 +47,18 @@ MAX_ADDRESSES: Final = 8
 
 
 class Source(Protocol):
+    """Where models and endpoints come from."""
+
     async def run(self, gateway: Gateway) -> None:
-        """Keep the gateway's directory up to date, until cancelled."""
+        """Tell the gateway's directory of them, until cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
-class KubernetesSource:
-    """LLMDeployments and engine pods, as the API server has them."""
+class Cluster:
+    """Models are LLMDeployments, endpoints are pods."""
 
     connection: Kube
-    settings: GatewaySettings
+    scope: str | None
 
     async def run(self, gateway: Gateway) -> None:
         from lull.doors import kube  # noqa: PLC0415  as in connect()
@@ -68,7 +70,7 @@ class KubernetesSource:
                     self.connection,
                     kube.LLMDEPLOYMENTS,
                     directory.record_deployment,
-                    namespace=self.settings.scope,
+                    namespace=self.scope,
                     on_synced=lambda: directory.record_synced("deployments"),
                     on_lost=directory.record_lost,
                 )
@@ -78,7 +80,7 @@ class KubernetesSource:
                     self.connection,
                     kube.PODS,
                     directory.record_pod,
-                    namespace=self.settings.scope,
+                    namespace=self.scope,
                     labels=f"{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}",
                     on_synced=lambda: directory.record_synced("pods"),
                 )
@@ -92,7 +94,7 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Source]:
     from lull.doors import kube  # noqa: PLC0415
 
     async with kube.connect() as connection:
-        yield KubernetesSource(connection, settings)
+        yield Cluster(connection, settings.scope)
 
 
 class FileSource:

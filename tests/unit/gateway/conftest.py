@@ -13,7 +13,7 @@ import pytest
 from lull.api import names
 from lull.doors.kube import connect
 from lull.gateway.server import serve
-from lull.gateway.sources import KubernetesSource
+from lull.gateway.sources import Cluster
 from lull.settings import GatewaySettings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
@@ -161,7 +161,7 @@ def running(tmp_path: Path) -> Any:
             if not synced:
                 kube.go_away()
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            group.create_task(serve(settings, KubernetesSource(connection, settings), stop=world.stop))
+            group.create_task(serve(settings, Cluster(connection, settings.scope), stop=world.stop))
             stack.callback(world.stop.set)
             if synced:
                 await world.wait_ready()

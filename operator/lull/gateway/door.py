@@ -1,0 +1,516 @@
+"""Clients' connections: HTTP/1.1 read by llhttp, within limits of size, number and time.
+
+What comes in is complete before anybody else sees it, so a slow or broken client costs a little memory and nothing
+more. One request of a connection is under way at a time; those behind it wait, and the client is not read meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+import httptools
+
+from lull.doors import clock
+from lull.gateway.exchange import Exchange
+from lull.gateway.reply import Reply
+from lull.wire.openai import Refusal, unavailable
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from lull.gateway.exchange import Gateway
+
+KEEP_ALIVE_SECONDS: Final = 75.0
+"""For idle clients."""
+LINGER_SECONDS: Final = 2.0
+"""A client that is still sending is listened to for so long, for it to read its answer before the line is cut."""
+STALL_SECONDS: Final = 120.0
+"""A client that reads nothing for so long is gone."""
+SWEEP_SECONDS: Final = 0.25
+
+MAX_TARGET_BYTES: Final = 8 * 1024
+MAX_HEAD_BYTES: Final = 32 * 1024
+MAX_HEADERS: Final = 100
+WRITE_BYTES: Final = 1 << 18
+"""So much may wait to be read by a client before its engine is read no further."""
+BACKLOG: Final = 4096
+RETRY_AFTER_FULL: Final = 5.0
+
+_MAX_REQUEST_ID: Final = 128
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Request(NamedTuple):
+    """A request that is all there, or what is wrong with one that will never be."""
+
+    method: str
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    closing: bool
+    is_old: bool
+    """HTTP/1.0."""
+    refusal: Refusal | None
+
+
+class _BadHeadError(Exception):
+    """What llhttp lets pass and this door does not."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Door:
+    """All connections of clients, and what they have in common."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        serve: Callable[[Gateway, Exchange], None],
+        leave: Callable[[Gateway, Exchange], None],
+        sweep: Callable[[Gateway, float], None],
+    ) -> None:
+        """`serve` answers a request, `leave` is told that its client is gone, `sweep` that time has passed."""
+        self.gateway = gateway
+        self.serve = serve
+        self.leave = leave
+        self.sweep = sweep
+        self.clients: set[Client] = set()
+        self.date = b""
+        prefix = secrets.token_hex(6)
+        self.request_ids = (f"{prefix}{number:010x}" for number in itertools.count())
+        self._servers: list[asyncio.Server] = []
+        self._quiet = asyncio.Event()
+
+    async def open(self, sockets: list[socket.socket]) -> None:
+        """Take connections."""
+        loop = asyncio.get_running_loop()
+        self._tick()
+        self._servers = [
+            await loop.create_server(lambda: Client(self), sock=one, backlog=BACKLOG, start_serving=True)
+            for one in sockets
+        ]
+
+    def close(self) -> None:
+        """Take no new connections, and end those on which nothing is under way."""
+        for server in self._servers:
+            server.close()
+        for client in tuple(self.clients):
+            client.retire()
+
+    async def wait_closed(self, seconds: float) -> None:
+        """Return once all clients have their answers and are gone; cut those that are left after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wait_quiet()
+        except TimeoutError:
+            for client in tuple(self.clients):
+                client.abort()
+            await self._wait_quiet()
+
+    async def run(self) -> None:
+        """Watch the time, for ever."""
+        ticks = itertools.cycle(range(round(1 / SWEEP_SECONDS)))
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = clock.monotonic()
+            self.sweep(self.gateway, now)
+            if next(ticks) == 0:
+                self._tick()
+                for client in tuple(self.clients):
+                    if now >= client.due:
+                        client.expire()
+
+    def forget(self, client: Client) -> None:
+        self.clients.discard(client)
+        if not self.clients:
+            self._quiet.set()
+
+    async def _wait_quiet(self) -> None:
+        while self.clients:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    def _tick(self) -> None:
+        self.date = clock.http_date()
+
+
+class Client(asyncio.Protocol):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_body",
+        "_closing",
+        "_exchange",
+        "_head_bytes",
+        "_head_done",
+        "_headers",
+        "_is_gone",
+        "_is_lingering",
+        "_is_old",
+        "_is_paused",
+        "_is_serving",
+        "_parser",
+        "_queue",
+        "_size",
+        "_target",
+        "door",
+        "due",
+        "is_full",
+        "knows_chunks",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+    _target: bytes
+    _headers: list[tuple[bytes, bytes]]
+    _body: list[bytes]
+    _head_bytes: int
+    _head_done: bool
+    _is_old: bool
+    _size: int
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.due = math.inf
+        """When the client has taken too long for what it is doing."""
+        self.is_full = False
+        """It has more to read than it reads."""
+        self.knows_chunks = True
+        """The request that is answered is HTTP/1.1."""
+        self._exchange: Exchange | None = None
+        self._queue: deque[Request] = deque()
+        self._is_serving = False
+        self._is_gone = False
+        self._is_paused = False
+        self._is_lingering = False
+        self._closing = False
+        self._parser: httptools.HttpRequestParser | None = None
+        self._reset()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_BYTES)
+        self.due = clock.monotonic() + KEEP_ALIVE_SECONDS
+        self.door.clients.add(self)
+        if len(self.door.clients) > self.door.gateway.settings.max_connections:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_lingering:
+            return
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            self._break_off(error)
+        if not self._is_serving:
+            self._serve()
+
+    def eof_received(self) -> None:
+        # A client that sends no more is one that has left: whoever closes a connection looks like this.
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  every reason is the same to us
+        self._is_gone = True
+        self.door.gateway.pending_bytes -= self._size + sum(len(request.body) for request in self._queue)
+        self._queue.clear()
+        self._size = 0
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self.door.leave(self.door.gateway, exchange)
+        self.door.forget(self)
+        self._parser = None
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        if self._exchange is not None:
+            self.due = clock.monotonic() + STALL_SECONDS
+            if self._exchange.relay is not None:
+                self._exchange.relay.pause()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        if self._exchange is not None:
+            self.due = math.inf
+            if self._exchange.relay is not None:
+                self._exchange.relay.resume()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        if self._exchange is None and not self._queue:
+            self.due = clock.monotonic() + self.door.gateway.settings.head_seconds
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > MAX_TARGET_BYTES:
+            raise _BadHeadError(Refusal(414, "The request's target is too long.", code="uri_too_long"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) >= MAX_HEADERS:
+            raise _BadHeadError(Refusal(431, "The request's headers are too large.", code="headers_too_large"))
+        if self._head_done:
+            # A trailer: it must not be mistaken for what a header of that name would say.
+            return
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        gateway = self.door.gateway
+        self._check_version()
+        announced, expects = self._check_head()
+        if announced:
+            self._check_size(gateway, announced, announced)
+        if self._exchange is None and not self._queue:
+            self.due = clock.monotonic() + gateway.settings.body_seconds
+            if expects:
+                self.write(_CONTINUE)
+
+    def on_body(self, data: bytes) -> None:
+        gateway = self.door.gateway
+        size = len(data)
+        self._check_size(gateway, self._size + size, size)
+        self._size += size
+        gateway.pending_bytes += size
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        assert self._parser is not None
+        if self._parser.should_upgrade():
+            return
+        self._accept()
+
+    # What the reply calls.
+
+    def write(self, data: bytes) -> None:
+        if not self._is_gone:
+            self.transport.write(data)
+
+    def answered(self, *, closing: bool) -> None:
+        """The request that is under way has its answer."""
+        self._exchange = None
+        if closing or self._closing:
+            self._hang_up()
+            return
+        if self._is_serving:
+            return
+        if self._queue:
+            # In a turn of its own: whoever answered has something left to do with the exchange.
+            asyncio.get_running_loop().call_soon(self._serve)
+        else:
+            self._rest()
+
+    def abort(self) -> None:
+        """Cut the connection, whatever is on its way."""
+        if not self._is_gone:
+            self.transport.abort()
+
+    # What the door calls.
+
+    def retire(self) -> None:
+        """Close as soon as nothing is under way."""
+        self._closing = True
+        if self._exchange is None and not self._queue and not self._body:
+            self._hang_up()
+
+    def expire(self) -> None:
+        """The client has taken too long."""
+        if self._exchange is not None or self._is_lingering or not self._target:
+            # It reads nothing, sends what nobody wants, or has been idle.
+            self.abort()
+            return
+        self.due = math.inf
+        what = "body" if self._head_done else "head"
+        seconds = (
+            self.door.gateway.settings.body_seconds if self._head_done else self.door.gateway.settings.head_seconds
+        )
+        refusal = Refusal(408, f"The request's {what} did not arrive within {seconds:g} s.", code=f"{what}_timeout")
+        self._refuse(refusal)
+        if not self._is_serving:
+            self._serve()
+
+    def _serve(self) -> None:
+        """Answer what is there, one after the other."""
+        self._is_serving = True
+        while self._queue and self._exchange is None and not self._is_gone:
+            self._begin(self._queue.popleft())
+        self._is_serving = False
+        if self._is_gone:
+            return
+        is_behind = bool(self._queue)
+        if is_behind != self._is_paused:
+            self._is_paused = is_behind
+            if is_behind:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+        if self._exchange is None:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is under way."""
+        if not self._is_lingering and not self._target:
+            self.due = clock.monotonic() + KEEP_ALIVE_SECONDS
+
+    def _begin(self, request: Request) -> None:
+        gateway = self.door.gateway
+        self.due = math.inf
+        self.knows_chunks = not request.is_old
+        reply = Reply(
+            self,
+            request.path,
+            request_id=_find_request_id(request.headers) or next(self.door.request_ids),
+            closing=request.closing or gateway.stopping or self._closing,
+            has_body=request.method != "HEAD",
+        )
+        if request.refusal is not None:
+            self._is_lingering = True
+            reply.closing = True
+            reply.refuse(request.refusal)
+            return
+        exchange = self._exchange = Exchange(
+            request.method, request.path, request.headers, request.body, reply=reply, arrived_at=clock.monotonic()
+        )
+        self.door.serve(gateway, exchange)
+
+    def _accept(self) -> None:
+        """A request is all there."""
+        assert self._parser is not None
+        body = self._body
+        path, _, _ = self._target.partition(b"?")
+        self._queue.append(
+            Request(
+                self._parser.get_method().decode(),
+                path.decode("latin-1"),
+                self._headers,
+                body[0] if len(body) == 1 else b"".join(body),
+                closing=self._is_old or not self._parser.should_keep_alive(),
+                is_old=self._is_old,
+                refusal=None,
+            )
+        )
+        self._reset()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Say no to a request that is not all there, after those before it; nothing is read from this client any more."""
+        self.door.gateway.pending_bytes -= self._size
+        self._queue.append(Request("", "", [], b"", closing=True, is_old=False, refusal=refusal))
+        self._reset()
+        self._is_lingering = True
+
+    def _break_off(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, _BadHeadError):
+            self._refuse(cause.refusal)
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            raise error
+        else:
+            self._refuse(Refusal(400, f"This is not HTTP/1.1: {error}", code="invalid_http"))
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Answer in HTTP/1.1, as if no other protocol had been offered.
+
+        Java's own client offers h2c with every request. llhttp stops at the end of such a head, so the body is read
+        by a parser that is told the same head without the offer.
+        """
+        assert self._parser is not None
+        method = self._parser.get_method()
+        headers = [
+            (name, value) for name, value in self._headers if name not in {b"connection", b"upgrade", b"http2-settings"}
+        ]
+        if method == b"CONNECT":
+            self._refuse(Refusal(405, "There are no tunnels here.", code="method_not_allowed"))
+            self._serve()
+            return
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        target = self._target
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, head, rest))
+
+    def _hang_up(self) -> None:
+        if self._is_gone:
+            return
+        if self._is_lingering:
+            # It is still sending. Cut now, its system would throw away the answer that it has not read yet.
+            self.due = clock.monotonic() + LINGER_SECONDS
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _check_version(self) -> None:
+        assert self._parser is not None
+        version = self._parser.get_http_version()
+        self._is_old = version == "1.0"
+        if version != "1.1" and not self._is_old:
+            raise _BadHeadError(Refusal(505, "Only HTTP/1.1 is spoken here.", code="http_version"))
+
+    def _check_head(self) -> tuple[int, bytes]:
+        """Refuse what cannot be answered; the body's length, where it is told, and what the client expects."""
+        hosts = announced = 0
+        expects = b""
+        for name, value in self._headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                announced = int(value)
+            elif name == b"expect":
+                expects = value.lower()
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                raise _BadHeadError(
+                    Refusal(415, "Send the body without Content-Encoding.", code="unsupported_encoding")
+                )
+        if hosts != 1 and not (self._is_old and not hosts):
+            raise _BadHeadError(Refusal(400, "There must be one Host header.", code="invalid_host"))
+        if expects and expects != b"100-continue":
+            raise _BadHeadError(Refusal(417, "Only 100-continue can be expected.", code="expectation_failed"))
+        return announced, expects
+
+    def _check_size(self, gateway: Gateway, size: int, added: int) -> None:
+        limit = gateway.settings.max_body_bytes
+        if size > limit:
+            raise _BadHeadError(Refusal(413, f"The body is larger than {limit} bytes.", code="body_too_large"))
+        if gateway.pending_bytes + added > gateway.settings.max_pending_bytes:
+            raise _BadHeadError(
+                unavailable(
+                    503,
+                    "The gateway has no memory left for this request.",
+                    code="overloaded",
+                    retry_after=RETRY_AFTER_FULL,
+                )
+            )
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers = []
+        self._head_bytes = 0
+        self._head_done = False
+        self._is_old = False
+        self._body = []
+        self._size = 0
+
+
+def _find_request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    """The client's own, where it is harmless to log and to pass on."""
+    for name, value in headers:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            return given if 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable() else ""
+    return ""
