@@ -43,7 +43,7 @@ def check_file(path: Path) -> None:
     """Say what a file serves, or by line what is wrong with it."""
     config = _load(path)
     engines = sum(len(model.addresses) for model in config.models)
-    print(f"{path}: {len(config.models)} models on {engines} engines")
+    print(f"{path}: {len(config.models)} models on {engines} engines, {len(config.keyring)} keys")
 
 
 def _load(path: Path) -> Config:

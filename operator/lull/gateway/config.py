@@ -13,10 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.alias_generators import to_camel
 
 from lull.api.base import ServedName  # noqa: TC001  pydantic reads it
-from lull.api.llmdeployment import Key, LLMDeployment
+from lull.api.keys import KEY_ID_PATTERN, KeyEntry
+from lull.api.llmdeployment import Key, LLMDeployment, render_validation_error
+from lull.api.requests import RequestsSpec, RouteSpec
 from lull.api.spec import LLMDeploymentSpec, QueueSpec
 from lull.api.status import LLMDeploymentStatus
 from lull.core.documents import Document, Finding, Severity, find_yaml_error, parse_documents, render_path
+from lull.core.keys import Keyring, build_keyring
 from lull.settings import GatewaySettings
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 NAMESPACE: Final = "standalone"
 """Of every model of a file, as a label of its series."""
 MAX_BYTES: Final = 8 << 20
+MAX_KEYS: Final = 10_000
 
-_NOT_IN_A_FILE: Final = {"namespace", "watch_namespace"}
+_NOT_IN_A_FILE: Final = {"namespace", "watch_namespace", "keys_secret", "keys_required"}
 _PLACEHOLDER: Final = "hf://engine/knows"
 
 
@@ -65,6 +69,7 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     models: tuple[Model, ...]
+    keyring: Keyring
     settings: GatewaySettings
     """Those of the file, and before them those of the environment."""
 
@@ -93,21 +98,29 @@ def parse_config(text: str) -> Config:
     if not isinstance(document.value, dict):
         raise InvalidConfig((Finding(document.find_line(()), Severity.ERROR, "", "is not a mapping with `models`"),))
     problems: list[tuple[Path, str]] = [(path, "stands twice; only the last one counts") for path, _ in document.twice]
-    given = {key: value for key, value in document.value.items() if key not in _SETTINGS}
     file, settings = None, None
     try:
-        file = _File.model_validate(given, extra="forbid")
+        file = _File.model_validate(
+            {key: value for key, value in document.value.items() if key not in _SETTINGS}, extra="forbid"
+        )
     except ValidationError as error:
         problems += _explain(error, document)
     try:
-        settings = _read_settings({key: value for key, value in document.value.items() if key in _SETTINGS})
+        settings = _read_settings(document.value)
     except ValidationError as error:
         problems += _explain_settings(error, document)
+    models: list[Model] = []
     if file is not None:
         problems += _find_clashes(file)
+        for number, given in enumerate(file.models):
+            try:
+                models.append(_build_model(given))
+            except ValidationError as error:
+                problems.append((("models", number), render_validation_error(error, root="model")))
     if problems or file is None or settings is None:
         raise InvalidConfig(_find_lines(problems, document))
-    return Config(tuple(_build_model(one) for one in file.models), settings)
+    keyring, _ = build_keyring({id_: entry.model_dump(by_alias=True) for id_, entry in file.keys.entries.items()})
+    return Config(tuple(models), keyring, settings)
 
 
 def _parse_url(url: str) -> str:
@@ -137,20 +150,32 @@ class _ModelGiven(_Given):
     adapters: Annotated[list[ServedName], Field(max_length=512)] = []
     max_num_seqs: Annotated[int | None, Field(ge=1, le=65536)] = None
     queue: QueueSpec = QueueSpec()
+    requests: RequestsSpec = RequestsSpec()
+    fallback: Annotated[list[ServedName], Field(max_length=4)] = []
+    routes: Annotated[list[RouteSpec], Field(max_length=4)] = []
+
+
+class _KeysGiven(_Given):
+    required: bool = True
+    entries: Annotated[dict[Annotated[str, Field(pattern=KEY_ID_PATTERN)], KeyEntry], Field(max_length=MAX_KEYS)] = {}
 
 
 class _File(_Given):
     models: Annotated[list[_ModelGiven], Field(max_length=1000)]
+    keys: _KeysGiven = _KeysGiven(required=False)
 
 
 _SETTINGS: Final = {to_camel(name): name for name in GatewaySettings.model_fields if name not in _NOT_IN_A_FILE}
 
 
-def _read_settings(given: Mapping[str, Any]) -> GatewaySettings:
+def _read_settings(document: Mapping[str, Any]) -> GatewaySettings:
     """What the file says where the environment says nothing."""
     from_environment = GatewaySettings().model_fields_set
-    named = {_SETTINGS[key]: value for key, value in given.items()}
-    return GatewaySettings(**{name: value for name, value in named.items() if name not in from_environment})
+    given = {_SETTINGS[key]: value for key, value in document.items() if key in _SETTINGS}
+    # Whoever lists keys wants them asked for.
+    if isinstance(keys := document.get("keys"), dict) and isinstance(required := keys.get("required", True), bool):
+        given["keys_required"] = required
+    return GatewaySettings(**{name: value for name, value in given.items() if name not in from_environment})
 
 
 def _explain(error: ValidationError, document: Document) -> Iterator[tuple[Path, str]]:
@@ -177,7 +202,7 @@ def _explain_settings(error: ValidationError, document: Document) -> Iterator[tu
 
 
 def _find_clashes(file: _File) -> Iterator[tuple[Path, str]]:
-    """Names that two models claim, and engines that one model lists twice."""
+    """Names that two models claim or nobody has, and engines that one model lists twice."""
     owners: dict[str, str] = {}
     for number, model in enumerate(file.models):
         places = [("name", model.name), *(("aliases", one) for one in model.aliases)]
@@ -188,6 +213,11 @@ def _find_clashes(file: _File) -> Iterator[tuple[Path, str]]:
         for url, times in Counter(model.endpoints).items():
             if times > 1:
                 yield ("models", number, "endpoints"), f"{url} stands twice"
+    for number, model in enumerate(file.models):
+        for field, others in (("fallback", model.fallback), ("routes", [route.model for route in model.routes])):
+            for other in others:
+                if other not in owners:
+                    yield ("models", number, field), f'"{other}" is no model of this file'
 
 
 def _find_lines(problems: list[tuple[Path, str]], document: Document) -> tuple[Finding, ...]:
@@ -205,6 +235,9 @@ def _build_model(given: _ModelGiven) -> Model:
             "engine": {"maxNumSeqs": given.max_num_seqs},
             "adapters": {"items": [{"name": name, "source": _PLACEHOLDER} for name in given.adapters]},
             "queue": given.queue,
+            "requests": given.requests,
+            "fallback": given.fallback,
+            "routes": given.routes,
         }
     )
     return Model(

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
@@ -14,8 +15,10 @@ import structlog
 
 from lull.api import names
 from lull.core.documents import render_finding
+from lull.core.keys import Keyring
 from lull.core.routing import Endpoint
 from lull.doors import clock
+from lull.gateway import access
 from lull.gateway.config import InvalidConfig, load_config
 
 if TYPE_CHECKING:
@@ -85,6 +88,17 @@ class Cluster:
                     on_synced=lambda: directory.record_synced("pods"),
                 )
             )
+            group.create_task(self._watch_keys(gateway))
+
+    async def _watch_keys(self, gateway: Gateway) -> None:
+        from lull.gateway import keystore  # noqa: PLC0415  as in connect()
+
+        settings = gateway.settings
+        replace = partial(access.replace_keys, gateway)
+        if settings.keys_secret:
+            await keystore.watch(self.connection, replace, namespace=settings.namespace, name=settings.keys_secret)
+        else:
+            replace(Keyring())
 
 
 @asynccontextmanager
@@ -121,7 +135,7 @@ class FileSource:
             asyncio.TaskGroup() as group,
         ):
             checks = Checks(session, self._slots)
-            self._apply(self._config, gateway.directory, checks, group)
+            self._apply(self._config, gateway, checks, group)
             gateway.directory.record_synced("deployments")
             gateway.directory.record_synced("pods")
             while True:
@@ -137,8 +151,13 @@ class FileSource:
                     problems = [render_finding(str(self._path), finding) for finding in error.findings]
                     self._log.error("configuration kept", problems=problems)
                     continue
-                self._apply(config, gateway.directory, checks, group)
-                self._log.info("configuration read", models=len(config.models), restart_for=self._differing(config))
+                self._apply(config, gateway, checks, group)
+                self._log.info(
+                    "configuration read",
+                    models=len(config.models),
+                    keys=len(config.keyring),
+                    restart_for=self._differing(config),
+                )
 
     def _look(self) -> tuple[int, ...]:
         """What is different where the file is; a ConfigMap's is another file behind the same name."""
@@ -153,8 +172,10 @@ class FileSource:
         began, wanted = self._config.settings.model_dump(), config.settings.model_dump()
         return sorted(name for name in began if began[name] != wanted[name])
 
-    def _apply(self, config: Config, directory: Directory, checks: Checks, group: asyncio.TaskGroup) -> None:
+    def _apply(self, config: Config, gateway: Gateway, checks: Checks, group: asyncio.TaskGroup) -> None:
         """Tell the directory what is different. What an engine has begun, it finishes, in the file or not."""
+        directory = gateway.directory
+        access.replace_keys(gateway, config.keyring)
         wanted = {model.deployment.key: model for model in config.models}
         addresses = {_uid(key, one): (key, one) for key, model in wanted.items() for one in model.addresses}
         known = {_uid(key, one): (key, one) for key, model in self._models.items() for one in model.addresses}

@@ -12,6 +12,7 @@ from lull.api.quantities import DURATION_PATTERN
 from lull.cli import app
 from lull.core.admission import build_limits
 from lull.core.documents import render_finding
+from lull.core.keys import digest_of
 from lull.core.routing import slots
 from lull.gateway.config import InvalidConfig, load_config, parse_config
 
@@ -70,6 +71,33 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settings.port, settings.drain_seconds) == (9001, 5)
 
 
+def test_keys_are_asked_for_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "llmk_team-a_0123456789abcdefghijkl"
+    keys = f"keys:\n  entries:\n    team-a: {{sha256: {digest_of(token)}, models: [llama], expires: 2027-01-01T00:00:00Z}}\n"
+
+    config = parse_config(FILE + keys)
+    key = config.keyring.find(b"Bearer " + token.encode(), now=0)
+
+    assert (key and key.id, key and key.models) == ("team-a", {"llama"})
+    assert config.settings.keys_required
+    assert not parse_config(FILE).settings.keys_required
+    assert not parse_config(FILE + keys + "  required: false\n").settings.keys_required
+    monkeypatch.setenv("LULL_KEYS_REQUIRED", "false")
+    assert not parse_config(FILE + keys).settings.keys_required
+
+
+def test_how_requests_are_treated_is_said_as_in_a_spec() -> None:
+    text = FILE.replace(
+        "  queue:",
+        "  requests: {continueStreams: true}\n  routes: [{model: org/embedder-v1.5, maxPromptTokens: 100}]\n  queue:",
+    )
+
+    spec = parse_config(text).models[0].deployment.spec
+
+    assert spec.requests.continue_streams
+    assert [(route.model, route.max_prompt_tokens) for route in spec.routes] == [("org/embedder-v1.5", 100)]
+
+
 def test_a_model_that_is_different_has_another_generation() -> None:
     first, again = parse_config(FILE).models[0], parse_config(FILE + "# a word\n").models[0]
     other = parse_config(FILE.replace("[sql, poems]", "[sql]")).models[0]
@@ -112,6 +140,25 @@ def test_a_model_that_is_different_has_another_generation() -> None:
         (
             "models:\n- name: a\n  endpoints: [http://a]\n- name: b\n  aliases: [a]\n  endpoints: [http://b]",
             'f:5: error: models[1].aliases: "a" is already a name of a',
+        ),
+        (
+            "models:\n- name: a\n  endpoints: [http://a]\n  fallback: [b]",
+            'f:4: error: models[0].fallback: "b" is no model of this file',
+        ),
+        (
+            "models:\n- name: a\n  endpoints: [http://a]\n  fallback: [a]",
+            (
+                "f:2: error: models[0]: model: fallback must name other models, none of this one's names, aliases "
+                "and adapters"
+            ),
+        ),
+        (
+            "models: []\nkeys:\n  entries:\n    team-a: {sha256: x}",
+            "f:4: error: keys.entries.team-a.sha256: String should match pattern '^[0-9a-f]{64}$'",
+        ),
+        (
+            "models: []\nkeys: {required: maybe}",
+            "f:2: error: keys.required: Input should be a valid boolean, unable to interpret input",
         ),
         (
             "models:\n- name: a\n  endpoints: [http://a]\n  queue:\n    maxheld: 3",
@@ -158,7 +205,7 @@ def test_check_says_what_is_served(tmp_path: Path) -> None:
 
     result = CliRunner().invoke(app, ["gateway", "--config", str(tmp_path / "lull.yaml"), "--check"])
 
-    assert (result.exit_code, result.output) == (0, f"{tmp_path}/lull.yaml: 2 models on 4 engines\n")
+    assert (result.exit_code, result.output) == (0, f"{tmp_path}/lull.yaml: 2 models on 4 engines, 0 keys\n")
 
 
 def test_check_fails_with_the_line(tmp_path: Path) -> None:

@@ -163,14 +163,14 @@ async def test_a_change_takes_effect_without_a_restart(standalone: Any) -> None:
     assert (added[0], removed[0]) == (200, 404)
 
 
-async def test_a_broken_file_changes_nothing(standalone: Any, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_broken_file_changes_nothing(standalone: Any, capfd: pytest.CaptureFixture[str]) -> None:
     said = ""
     async with FakeEngine() as engine, standalone(model(engine)) as gateway:
         gateway.file.write_text("models: []\nport: a: b")
         async with asyncio.timeout(5):
             while "configuration kept" not in said:
                 await asyncio.sleep(0.01)
-                said += capsys.readouterr().out
+                said += capfd.readouterr().out
         status, _ = await gateway.ask()
         gateway.write(model(engine, name="mended"))
         await gateway.until_served("mended")
@@ -208,14 +208,14 @@ async def test_a_model_that_is_taken_out_finishes_what_it_has(standalone: Any) -
 
 
 async def test_a_setting_that_is_different_is_told_to_need_a_restart(
-    standalone: Any, capsys: pytest.CaptureFixture[str]
+    standalone: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with FakeEngine() as engine, standalone(model(engine)) as gateway:
         gateway.settings["drainSeconds"] = 2
         gateway.write(model(engine, name="other"))
         await gateway.until_served("other")
 
-    assert "restart_for=['drain_seconds']" in capsys.readouterr().out
+    assert "restart_for=['drain_seconds']" in capfd.readouterr().out
 
 
 async def until(predicate: Callable[[], object]) -> None:
