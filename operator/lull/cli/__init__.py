@@ -180,18 +180,22 @@ def run_gateway(
         ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the file.")] = False,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    listen: Annotated[int, typer.Option(hidden=True)] = 0,
+    admin: Annotated[Path, typer.Option(hidden=True)] = Path(),
 ) -> None:
     """Run the OpenAI-compatible door in front of the engines."""
-    from lull.cli.gateway import check_file, run, run_file
+    from lull.cli.gateway import Place, check_file, run, run_file
 
+    place = None if worker is None else Place(worker, listen, admin)
     if config is None and check:
         raise typer.BadParameter("--check goes with --config")
     if config is None:
-        run()
+        run(place)
     elif check:
         check_file(config)
     else:
-        run_file(config)
+        run_file(config, place)
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lull.wire.openai import Refusal
 
 KEEP_ALIVE_ENGINES: Final = 2.0
+STANDARD_INPUT: Final = 0
 STANDARD_OUTPUT: Final = 1
 TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -63,9 +64,10 @@ async def run(
 ) -> None:
     """Serve what a source tells of, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
+    catch_signals(stop)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    if listening is not None:
+        loop.add_reader(STANDARD_INPUT, _stop_at_end, stop)
     async with opened as source:
         await serve(settings, source, stop=stop, listening=listening)
 
@@ -99,6 +101,19 @@ async def serve(
     gateway.log.info("stopped")
 
 
+def catch_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT tell to stop; a second SIGINT ends the process, as whoever presses Ctrl-C twice wants."""
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+
+
 def bind(port: int, *, shared: bool = False) -> socket.socket:
     """Listen on all addresses, IPv4 and IPv6 alike where the machine has both, with others if the port is shared."""
     if socket.has_dualstack_ipv6():
@@ -106,6 +121,12 @@ def bind(port: int, *, shared: bool = False) -> socket.socket:
             ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True, reuse_port=shared
         )
     return socket.create_server(("", port), backlog=BACKLOG, reuse_port=shared)
+
+
+def _stop_at_end(stop: asyncio.Event) -> None:
+    """Whoever started this process holds the other end, and writes nothing: it is readable once that one is gone."""
+    asyncio.get_running_loop().remove_reader(STANDARD_INPUT)
+    stop.set()
 
 
 @asynccontextmanager

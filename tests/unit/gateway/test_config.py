@@ -78,7 +78,8 @@ def test_keys_are_asked_for_where_there_are_some(monkeypatch: pytest.MonkeyPatch
     config = parse_config(FILE + keys)
     key = config.keyring.find(b"Bearer " + token.encode(), now=0)
 
-    assert (key and key.id, key and key.models) == ("team-a", {"llama"})
+    assert key is not None
+    assert (key.id, key.models) == ("team-a", frozenset({"llama"}))
     assert config.settings.keys_required
     assert not parse_config(FILE).settings.keys_required
     assert not parse_config(FILE + keys + "  required: false\n").settings.keys_required
