@@ -79,7 +79,9 @@ class GatewaySettings(_Settings):
     port: Annotated[int, Field(ge=1, le=65535, description="Port for clients.")] = names.PORT_GATEWAY
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
     max_connections: Annotated[int, Field(ge=1, le=1_000_000, description="Clients' connections at a time.")] = 100_000
-    head_seconds: Annotated[float, Field(ge=0.1, le=600, description="Longest time to receive a request's head.")] = 15.0
+    head_seconds: Annotated[float, Field(ge=0.1, le=600, description="Longest time to receive a request's head.")] = (
+        15.0
+    )
     body_seconds: Annotated[float, Field(ge=0.1, le=600, description="Longest time to receive a body.")] = 30.0
     connect_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     first_byte_seconds: Annotated[float, Field(ge=1, le=7200, description="Longest wait for an engine's answer.")] = (

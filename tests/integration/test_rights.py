@@ -370,7 +370,7 @@ async def running(release: Release, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         httpx.AsyncClient(transport=ToLoopback(), trust_env=False) as client,
         asyncio.TaskGroup() as group,
     ):
-        group.create_task(server.serve(gateway_settings, of_gateway, stop=stop))
+        group.create_task(server.serve(gateway_settings, server.Cluster(of_gateway, gateway_settings.scope), stop=stop))
         group.create_task(operator.serve(operator_settings, of_operator, Http(client), stop=stop))
         try:
             yield f"http://127.0.0.1:{port}"

@@ -65,6 +65,8 @@ class Candidate:
     avoid_until: float = 0.0
     adapters: Collection[str] = ()
     """Names of the adapters that its engine said it has."""
+    fingerprint: bytes | None = None
+    """What its engine calls its system, for streams whose usage is taken out again (`wire.sifting`)."""
     leaving: bool = False
     """Its node is about to go: nothing new for it while there is another."""
     outstanding: int = 0

@@ -170,6 +170,13 @@ class Client(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
+    _target: bytes
+    _headers: list[tuple[bytes, bytes]]
+    _body: list[bytes]
+    _head_bytes: int
+    _head_done: bool
+    _is_old: bool
+    _size: int
 
     def __init__(self, door: Door) -> None:
         self.door = door
@@ -492,11 +499,11 @@ class Client(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers = []
         self._head_bytes = 0
         self._head_done = False
         self._is_old = False
-        self._body: list[bytes] = []
+        self._body = []
         self._size = 0
 
 

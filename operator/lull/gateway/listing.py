@@ -11,6 +11,7 @@ from lull.wire.openai import (
     PATH_MODELS,
     ModelCard,
     Refusal,
+    parse_model_path,
     render_model,
     render_models,
     unavailable,
@@ -42,19 +43,18 @@ def not_synced() -> Refusal:
 
 
 def _answer(gateway: Gateway, method: str, path: str) -> bytes:
-    is_model = path.startswith(f"{PATH_MODELS}/")
+    name = parse_model_path(path)
     if path in INFERENCE_PATHS:
         raise _wrong_method(path, "POST")
-    if path != PATH_MODELS and not is_model:
+    if path != PATH_MODELS and name is None:
         raise Refusal(404, "There is nothing at this path.", code="unknown_path")
     if method not in {"GET", "HEAD"}:
         raise _wrong_method(path, "GET")
     if not gateway.directory.is_synced:
         raise not_synced()
     catalogue = gateway.directory.catalogue
-    if not is_model:
-        return render_models(_describe(catalogue, name) for name in catalogue.names)
-    name = path.removeprefix(f"{PATH_MODELS}/")
+    if name is None:
+        return render_models(_describe(catalogue, each) for each in catalogue.names)
     if name not in catalogue.names:
         raise unknown_model(name, catalogue.names)
     return render_model(_describe(catalogue, name))

@@ -195,7 +195,8 @@ class Relay:
         elif status in {502, 504}:
             self._fail(Failure.BROKEN, str(status))
         elif status == 200 and _is_event_stream(headers):
-            self._reader = EventReader(self._exchange.path, strip_usage=self._exchange.call.hides_usage)
+            call = self._exchange.call
+            self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
         elif length is not None and length <= WHOLE_BYTES:
             self._whole = []
 
@@ -263,8 +264,6 @@ class Relay:
     def _read_events(self, reader: EventReader, data: bytes) -> None:
         exchange = self._exchange
         passage = reader.read(data)
-        if passage.usage is not None:
-            exchange.usage = passage.usage
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
             return
@@ -302,6 +301,7 @@ class Relay:
             exchange.recording = None
             self._close()
         else:
+            self.candidate.fingerprint = self._reader.fingerprint if self._reader is not None else None
             _record(exchange, last)
             self._linger()
         exchange.reply.end(last)
@@ -365,6 +365,8 @@ class Relay:
     def _over(self) -> None:
         assert not self._is_over
         self._is_over = True
+        if self._reader is not None:
+            self._exchange.usage = self._reader.usage
         self._exchange.relay = None
         routing.record_finish(self.candidate, self._exchange.work)
         self._gateway.relays.discard(self)

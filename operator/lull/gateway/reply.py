@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from lull.doors import clock
-from lull.wire.sse import render_comment, render_event
+from lull.wire.sse import render_comment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -125,9 +125,9 @@ class Reply:
         self.status = refusal.status
         if not self._is_open:
             headers = ((name.encode(), value.encode()) for name, value in refusal.headers.items())
-            self.send(refusal.status, (*JSON, *headers), refusal.body)
+            self.send(refusal.status, (*JSON, *headers), refusal.render(self.path, request_id=self.request_id))
         elif self._is_event_stream and not self._is_torn:
-            self.end(render_event(refusal.payload))
+            self.end(refusal.render_event(self.path, request_id=self.request_id))
         else:
             self.abort()
 

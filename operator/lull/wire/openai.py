@@ -5,28 +5,72 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import orjson
 
+from lull.wire import anthropic
+from lull.wire.anthropic import PATH_COUNT_TOKENS, PATH_MESSAGES
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 PATH_MODELS: Final = "/v1/models"
-INFERENCE_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""Everything that is passed on to engines. Paths are compared as the bytes that were sent: no decoding, no
+PATH_CHAT: Final = "/v1/chat/completions"
+PATH_COMPLETIONS: Final = "/v1/completions"
+PATH_RESPONSES: Final = "/v1/responses"
+
+COMPLETION_PATHS: Final = frozenset({PATH_CHAT, PATH_COMPLETIONS})
+"""Their streams end with `[DONE]`, and tell their usage only when asked to."""
+STREAMING_PATHS: Final = COMPLETION_PATHS | {PATH_RESPONSES, PATH_MESSAGES}
+INFERENCE_PATHS: Final = STREAMING_PATHS | {
+    "/v1/embeddings",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/score",
+    "/v1/score",
+    "/tokenize",
+    "/detokenize",
+    PATH_COUNT_TOKENS,
+}
+"""Everything that is passed on to engines, by POST. Paths are compared as the bytes that were sent: no decoding, no
 normalising, so no spelling of an engine's own endpoints can slip through."""
+
+MAX_CHOICES: Final = 64
+"""`n` and `best_of`: each choice is a sequence of its own to the engine."""
+MAX_SEQUENCES: Final = 1024
+"""Prompts of one request times the choices for each."""
+MAX_ITEMS: Final = 4096
+"""Messages, inputs, documents or tools of one request."""
+MAX_LOGPROBS: Final = 100
+"""Alternatives per token; an engine's own bound (`--max-logprobs`, 20) is usually lower."""
 
 _LISTED_NAMES: Final = 20
 _ASCII_ESCAPE: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
+_SHORT_BYTES: Final = 1024
+"""In a longer body it is cheaper to look at its strings once than to search it for each key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What the gateway reads from a request's body; the body itself travels on as it came."""
 
     model: str
     stream: bool
+    content: dict[str, Any]
+    """The body, parsed."""
+    wants_usage: bool
+    """The client asked for the usage at the end of its stream."""
+    max_tokens: int | None
+    """The most tokens that it wants back, where it says so."""
+    path: str
+    has_stream_options: bool = False
+
+    @property
+    def hides_usage(self) -> bool:
+        """Its stream's usage is for the gateway only: the client did not ask for it."""
+        return self.stream and not self.wants_usage and self.path in COMPLETION_PATHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +115,70 @@ class Refusal(Exception):  # noqa: N818  an answer, not a fault
     def body(self) -> bytes:
         return orjson.dumps(self.payload)
 
+    def render(self, path: str, *, request_id: str = "") -> bytes:
+        """The body of this answer, in the shape that clients of this path read."""
+        if path.startswith(PATH_MESSAGES):
+            return orjson.dumps(anthropic.build_error(self.status, self.message, request_id=request_id))
+        return self.body
 
-def parse_call(body: bytes) -> Call:
-    """Read model and stream from a body; Refusal says what is wrong with it.
+    def render_event(self, path: str, *, request_id: str = "") -> bytes:
+        """The event that ends a stream whose status was 200; nothing follows it."""
+        if path == PATH_MESSAGES:
+            return anthropic.render_error_event(self.status, self.message, request_id=request_id)
+        if path == PATH_RESPONSES:
+            # Its own clients know the type; those that look for `error`, as in other streams, find that too.
+            event = {"type": "error", "sequence_number": 0, "code": self.code, "message": self.message}
+            return b"event: error\ndata: " + orjson.dumps({**event, "param": self.param, **self.payload}) + b"\n\n"
+        return b"data: " + self.body + b"\n\n"
+
+
+def parse_call(path: str, body: bytes) -> Call:
+    """Read what the gateway needs from a body; Refusal says what is wrong with it.
 
     A key given twice is refused where the gateway reads it: an engine might follow the other one.
     """
     try:
-        content = _parse_strictly(body) if _is_ambiguous(body) else orjson.loads(body)
+        content = orjson.loads(body)
+        if not isinstance(content, dict):
+            raise _invalid("The body must be a JSON object.", code="invalid_json")
+        if _is_ambiguous(body, content):
+            json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
-    if not isinstance(content, dict):
-        raise Refusal(400, "The body must be a JSON object.", code="invalid_json")
-    model = content.get("model")
+        raise _invalid(f"The body is not valid JSON: {error}", code="invalid_json") from None
+    model, stream = content.get("model"), content.get("stream")
     if not isinstance(model, str) or not model:
-        raise Refusal(
-            400,
+        raise _invalid(
             "You must provide a model: a string that names one of GET /v1/models.",
             param="model",
             code="missing_model" if model is None else "invalid_type",
         )
-    stream = content.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise Refusal(400, "stream must be true or false.", param="stream", code="invalid_type")
-    return Call(model, stream=stream is True)
+    if stream is not None and stream is not True and stream is not False:
+        raise _invalid("stream must be true or false.", param="stream")
+    for key, value in content.items():
+        check = _CHECKS.get(key)
+        if check is not None and value is not None:
+            check(key, value, content)
+    if path == PATH_RESPONSES:
+        _check_stateless(content)
+    has_options = "stream_options" in content
+    return Call(
+        model,
+        stream is True and path in STREAMING_PATHS,
+        content,
+        has_options and _wants_usage(content["stream_options"]),
+        _find_limit(path, content),
+        path,
+        has_options,
+    )
+
+
+def parse_model_path(path: str) -> str | None:
+    """The name in `GET /v1/models/NAME`, or None where the path is another one.
+
+    Nothing of it goes to an engine, so that clients may write the slashes of a name as they like.
+    """
+    prefix, slash, name = path.partition(PATH_MODELS + "/")
+    return unquote(name) if slash and not prefix and name else None
 
 
 def unknown_model(model: str, known: Iterable[str]) -> Refusal:
@@ -122,32 +206,49 @@ def unavailable(status: int, message: str, *, code: str, retry_after: float) -> 
 
 def render_models(models: Iterable[ModelCard]) -> bytes:
     """`GET /v1/models`."""
-    return orjson.dumps(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "id": model.name,
-                    "object": "model",
-                    "created": model.created,
-                    "owned_by": "lull",
-                    "root": model.root,
-                    "parent": model.parent,
-                }
-                for model in models
-            ],
-        }
-    )
+    return orjson.dumps({"object": "list", "data": [_build_card(model) for model in models]})
 
 
-def _is_ambiguous(body: bytes) -> bool:
+def render_model(model: ModelCard) -> bytes:
+    """`GET /v1/models/NAME`."""
+    return orjson.dumps(_build_card(model))
+
+
+def _build_card(model: ModelCard) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "lull",
+        "root": model.root,
+        "parent": model.parent,
+    }
+
+
+def _invalid(message: str, *, param: str | None = None, code: str = "invalid_type") -> Refusal:
+    return Refusal(400, message, param=param, code=code)
+
+
+def _is_ambiguous(body: bytes, content: dict[str, Any]) -> bool:
     """Whether a key that matters may be there twice; escapes can spell a key in another way."""
-    return body.count(b'"model"') > 1 or body.count(b'"stream"') > 1 or _ASCII_ESCAPE.search(body) is not None
+    if len(body) > _SHORT_BYTES:
+        names = [name for name in body.split(b'"') if name in _NAMES or (len(name) < 127 and b"\\u00" in name)]
+        return len(names) > len(set(names)) or any(name not in _NAMES for name in names)
+    if b"\\" in body and _ASCII_ESCAPE.search(body) is not None:
+        return True
+    for key in content:
+        quoted = _QUOTED.get(key)
+        if quoted is not None and body.count(quoted) > 1:
+            return True
+    return False
 
 
-def _parse_strictly(body: bytes) -> Any:  # noqa: ANN401  any JSON value
-    orjson.loads(body)  # refuses NaN, broken UTF-8 and the like, which the standard library lets pass
-    return json.loads(body, object_pairs_hook=_unique)
+def _find_limit(path: str, content: dict[str, Any]) -> int | None:
+    limit: int | None = content.get("max_output_tokens" if path == PATH_RESPONSES else "max_tokens")
+    if path == PATH_CHAT:
+        newer: int | None = content.get("max_completion_tokens")
+        return limit if newer is None else newer
+    return limit
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,3 +258,90 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice[:64]!r} is there twice")
     return keys
+
+
+def _check_count(key: str, value: Any, _: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
+    """Counts are whole numbers; an engine would read one out of a string as well."""
+    if not isinstance(value, int) or value is True or value is False:
+        raise _invalid(f"{key} must be a whole number.", param=key)
+    if value < 0:
+        raise _invalid(f"{key} must not be negative.", param=key, code="integer_below_min_value")
+
+
+def _check_choices(key: str, value: Any, content: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
+    _check_count(key, value, content)
+    if value > MAX_CHOICES:
+        raise _invalid(f"{key} must be {MAX_CHOICES} at most.", param=key, code="integer_above_max_value")
+    prompt = content.get("prompt")
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) and len(prompt) * value > MAX_SEQUENCES:
+        raise _invalid(
+            f"Prompts times {key} must be {MAX_SEQUENCES} at most.", param=key, code="array_above_max_length"
+        )
+
+
+def _check_logprobs(key: str, value: Any, _: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
+    if value is True or value is False:
+        return
+    if not isinstance(value, int):
+        raise _invalid(f"{key} must be a whole number.", param=key)
+    if value > MAX_LOGPROBS:
+        raise _invalid(f"{key} must be {MAX_LOGPROBS} at most.", param=key, code="integer_above_max_value")
+
+
+def _check_items(key: str, value: Any, _: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
+    # A list of tokens is one item, and as long as the context.
+    if isinstance(value, list) and len(value) > MAX_ITEMS and not isinstance(value[0], int):
+        raise _invalid(f"{key} must have {MAX_ITEMS} items at most.", param=key, code="array_above_max_length")
+
+
+def _check_prompts(key: str, value: Any, _: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
+    if isinstance(value, list) and len(value) > MAX_SEQUENCES and not isinstance(value[0], int):
+        raise _invalid(f"{key} must have {MAX_SEQUENCES} items at most.", param=key, code="array_above_max_length")
+
+
+def _check_stateless(content: dict[str, Any]) -> None:
+    """Responses are not kept: what one engine knows, the next one does not."""
+    for key in ("background", "conversation", "previous_response_id"):
+        if content.get(key):
+            raise _invalid(
+                f"{key} is not supported: responses are not kept. Send the whole conversation as input.",
+                param=key,
+                code="unsupported_parameter",
+            )
+
+
+def _wants_usage(options: Any) -> bool:  # noqa: ANN401  any JSON value
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise _invalid("stream_options must be an object.", param="stream_options")
+    wanted = options.get("include_usage")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise _invalid("stream_options.include_usage must be true or false.", param="stream_options")
+    return wanted is True
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, Any, dict[str, Any]], None]]] = {
+    "n": _check_choices,
+    "best_of": _check_choices,
+    "max_completion_tokens": _check_count,
+    "max_tokens": _check_count,
+    "max_output_tokens": _check_count,
+    "logprobs": _check_logprobs,
+    "top_logprobs": _check_logprobs,
+    "prompt_logprobs": _check_logprobs,
+    "prompt": _check_prompts,
+    **dict.fromkeys(
+        ("messages", "input", "documents", "tools", "queries", "items", "text_1", "text_2", "data_1", "data_2"),
+        _check_items,
+    ),
+}
+# The others hold what is large; where one of those is there twice, the last one counts here as it does for engines.
+_QUOTED: Final = {
+    key: b'"%b"' % key.encode()
+    for key in (
+        *("model", "stream", "stream_options", "n", "best_of"),
+        *("max_completion_tokens", "max_tokens", "max_output_tokens"),
+    )
+}
+_NAMES: Final = frozenset(key.encode() for key in _QUOTED)

@@ -1,16 +1,25 @@
-"""Server-sent events as engines send them: where events end, whether one is an error, whether it was the last.
+"""Server-sent events as engines send them: where events end, how many they are, whether one is an error or the last.
 
 An engine's stream is passed on in whole events. Half an event is of no use to a client, and if the engine dies
 inside one, an error event can still follow where a client will find it.
+
+Chat and text completions end with `[DONE]`, responses and messages with an event of their own. A stream that ends
+without either was broken off.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
+
+from lull.wire import anthropic
+from lull.wire.anthropic import PATH_MESSAGES
+from lull.wire.openai import PATH_CHAT, PATH_RESPONSES
+from lull.wire.sifting import FINISHED, Sifter
+from lull.wire.usage import Usage, parse_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +30,20 @@ MAX_EVENT_BYTES: Final = 1 << 20
 # The group is atomic: a CRLF is one line's end and never two.
 _BOUNDARY: Final = re.compile(rb"(?>\r\n|\n|\r){2}")
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
+_OVERLAP: Final = 3
+"""A boundary may have begun in the chunk before, with all but its last byte."""
+# Inside a JSON string these quotes are escaped, so this finds keys and skips what a model wrote.
+_ERROR: Final = b'"error"'
+_USAGE: Final = b'"usage"'
 _DONE: Final = b"[DONE]"
+_LAST: Final = {PATH_MESSAGES: b'"message_stop"', PATH_RESPONSES: b'"response"'}
+_PLAIN: Final = {
+    PATH_MESSAGES: b"event: content_block_delta\ndata: ",
+    PATH_RESPONSES: b"event: response.output_text.delta\ndata: ",
+}
+_CHOICES: Final = b'"choices":[{'
+_UNFINISHED: Final = b'"finish_reason":null'
+_LAST_TYPES: Final = frozenset({"message_stop", "response.completed", "response.incomplete"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +54,7 @@ class StreamError:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """What one chunk brought to completion."""
 
     whole: bytes
@@ -43,36 +64,141 @@ class Passage:
     error: StreamError | None
     done: bool
     """The last event of the stream is among them."""
+    events: int = 0
+    """How many they are: comments, errors and what was taken out are not counted."""
+
+
+_NOTHING: Final = Passage(b"", begun=False, error=None, done=False)
 
 
 class EventReader:
-    """Reads one stream, however its bytes are cut into chunks."""
+    """Reads one stream, however its bytes are cut into chunks.
 
-    def __init__(self) -> None:
-        self._rest = b""
+    `strip_usage` is for a stream that the gateway asked for its usage where the client did not (`ask_for_usage`): it
+    comes out as if nobody had asked.
+
+    Nearly all events of a stream are alike but for a few words in the middle. How they begin and end is remembered,
+    and one that does the same is looked at no further: it can be neither an error, nor the last, nor tell the usage.
+    """
+
+    def __init__(self, path: str = PATH_CHAT, *, strip_usage: bool = False, fingerprint: bytes | None = None) -> None:
+        """`fingerprint`: what an earlier reader learned from this engine; see `Sifter`."""
+        self.usage: Usage | None = None
+        """What the engine says that the request took, as far as it has said so."""
         self.torn = False
         """What was passed on ends inside an event, since that one is too long to wait for."""
+        self._last = _LAST.get(path, _DONE)
+        self._sifter = Sifter(fingerprint) if strip_usage else None
+        self._rest = bytearray()
+        self._plain = _PLAIN.get(path, b"")
+        self._plain_end = b"\n\n"
+
+    @property
+    def fingerprint(self) -> bytes | None:
+        """For the next reader of a stream from this engine."""
+        return self._sifter.fingerprint if self._sifter is not None else None
 
     def read(self, chunk: bytes) -> Passage:
-        buffer = self._rest + chunk if self._rest else chunk
-        end = len(buffer) if buffer.endswith(b"\n\n") else _last_boundary(buffer)
-        if end == 0 and len(buffer) > MAX_EVENT_BYTES:
-            self._rest = b""
-            self.torn = True
-            return Passage(buffer, begun=True, error=None, done=False)
-        whole, self._rest = buffer[:end], buffer[end:]
-        if whole:
+        if not self._rest and chunk.endswith(b"\n\n"):
+            whole = chunk
             self.torn = False
-        # Inside a JSON string these quotes are escaped, so this finds keys and skips what a model wrote.
-        if b'"error"' in whole or _DONE in whole:
-            return _inspect(whole)
-        return Passage(whole, begun=b"data" in whole and _has_event(whole), error=None, done=False)
+        else:
+            whole = self._complete(chunk)
+            if not whole:
+                return _NOTHING
+        at = count = 0
+        plain, plain_end = self._plain, self._plain_end
+        if plain:
+            ahead, back = len(plain), 2 - len(plain_end)
+            while whole.startswith(plain, at):
+                # A line feed inside a string is escaped, so this is the line's end.
+                end = whole.find(b"\n", at + ahead)
+                if end < 0 or not whole.startswith(plain_end, end + back):
+                    break
+                at = end + 2
+                count += 1
+        if at == len(whole):
+            return Passage(whole, True, None, False, count)
+        return self._inspect(whole, at, count)
+
+    def _complete(self, chunk: bytes) -> bytes:
+        """What has come in whole; the rest waits. Only the chunk is searched, however long the rest is."""
+        overlap = bytes(self._rest[-_OVERLAP:])
+        end = _last_boundary(overlap + chunk) - len(overlap)
+        if end > 0:
+            whole = bytes(self._rest) + chunk[:end]
+            self._rest = bytearray(chunk[end:])
+            self.torn = False
+            return whole
+        self._rest += chunk
+        if len(self._rest) <= MAX_EVENT_BYTES:
+            return b""
+        whole = bytes(self._rest)
+        self._rest.clear()
+        self.torn = True
+        return whole
+
+    def _inspect(self, whole: bytes, at: int, count: int) -> Passage:
+        """Look into the events from here on, where anything in them may be of interest."""
+        tail = whole[at:]
+        sifter = self._sifter
+        if not (
+            _ERROR in tail
+            or _USAGE in tail
+            or self._last in tail
+            or (sifter is not None and (FINISHED in tail or sifter.is_holding))
+        ):
+            self._learn(tail)
+            count += sum(1 for _ in events(tail))
+            return Passage(whole, count > 0 or self.torn, None, False, count)
+        passed = [whole[:at]]
+        done = False
+        for block, data in _blocks(tail):
+            content = _parse(data) if data is not None and self._is_of_interest(data) else None
+            error = None if content is None else _find_error(content)
+            if content is not None and error is None:
+                self._note_usage(content)
+            done = done or data == _DONE or (content is not None and content.get("type") in _LAST_TYPES)
+            kept = block
+            if sifter is not None:
+                kept = sifter.sift(block, content, is_end=done or error is not None)
+                if sifter.is_holding:
+                    # What comes next waits behind it, however plain it is.
+                    self._plain = b""
+            passed.append(kept)
+            if error is not None:
+                return Passage(b"".join(passed), count > 0, error, False, count)
+            count += data is not None and bool(kept or (sifter is not None and sifter.is_holding))
+        return Passage(b"".join(passed), count > 0, None, done, count)
+
+    def _learn(self, tail: bytes) -> None:
+        """Take the last event as the pattern of those to come, if it is a chunk in which nothing ends."""
+        start = tail.rfind(b"\n\n", 0, -2) + 2 if tail.count(b"\n\n") > 1 else 0
+        choices = tail.find(_CHOICES, start)
+        unfinished = tail.rfind(_UNFINISHED)
+        if tail.startswith(b"data: {", start) and start < choices < unfinished and tail.endswith(b"}\n\n"):
+            self._plain = tail[start : choices + len(_CHOICES)]
+            self._plain_end = tail[unfinished:]
+
+    def _is_of_interest(self, data: bytes) -> bool:
+        return _ERROR in data or _USAGE in data or (self._last in data and data != _DONE)
+
+    def _note_usage(self, content: dict[str, Any]) -> None:
+        """Remember what is said last; what a message was given is said at its start, and may not be said again."""
+        inner = content.get("response") or content.get("message")
+        usage = parse_usage((inner if isinstance(inner, dict) else content).get("usage"))
+        if usage is None:
+            return
+        if self.usage is not None and not usage.prompt_tokens:
+            usage = Usage(self.usage.prompt_tokens, usage.completion_tokens, self.usage.cached_tokens)
+        self.usage = usage
 
 
 def events(whole: bytes) -> Iterator[bytes]:
     """The data of each event, comments and other fields left out."""
-    for data, _ in _events(whole):
-        yield data
+    for _, data in _blocks(whole):
+        if data is not None:
+            yield data
 
 
 def render_event(payload: dict[str, Any]) -> bytes:
@@ -85,50 +211,55 @@ def render_comment(text: str) -> bytes:
 
 
 def parse_error(data: bytes) -> StreamError | None:
-    """The error that a JSON text carries in OpenAI's shape, or None where it carries none."""
+    """The error that a JSON text carries, in OpenAI's shape or Anthropic's, or None where it carries none."""
+    content = _parse(data)
+    return None if content is None else _find_error(content)
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
-    error = content.get("error") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None
+
+
+def _find_error(content: dict[str, Any]) -> StreamError | None:
+    kind = content.get("type")
+    error = content.get("error")
+    if not error and kind == "response.failed" and isinstance(content.get("response"), dict):
+        error = content["response"].get("error") or "The response failed."
+    if not error and kind == "error":
+        error = content
     if not error:
         return None
     if not isinstance(error, dict):
         return StreamError(500, str(error))
     code = error.get("code")
-    return StreamError(code if isinstance(code, int) else 500, str(error.get("message", "")))
+    if not isinstance(code, int):
+        code = anthropic.code_of(str(error.get("type"))) if kind == "error" else 500
+    return StreamError(code, str(error.get("message", "")))
 
 
-def _inspect(whole: bytes) -> Passage:
-    begun = False
-    for data, end in _events(whole):
-        if data == _DONE:
-            return Passage(whole, begun=True, error=None, done=True)
-        error = parse_error(data)
-        if error is not None:
-            return Passage(whole[:end], begun=begun, error=error, done=False)
-        begun = True
-    return Passage(whole, begun=begun, error=None, done=False)
-
-
-def _has_event(whole: bytes) -> bool:
-    return next(_events(whole), None) is not None
-
-
-def _events(whole: bytes) -> Iterator[tuple[bytes, int]]:
+def _blocks(whole: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+    """Cut at boundaries; with each piece the data of its event, if it has one."""
     start = 0
     for boundary in _BOUNDARY.finditer(whole):
+        end = boundary.end()
         lines = [
             line[5:].removeprefix(b" ")
             for line in _LINE.split(whole[start : boundary.start()])
             if line.startswith(b"data:")
         ]
-        start = boundary.end()
-        if lines:
-            yield b"\n".join(lines), start
+        yield whole[start:end], b"\n".join(lines) if lines else None
+        start = end
+    if start < len(whole):
+        yield whole[start:], None
 
 
 def _last_boundary(buffer: bytes) -> int:
+    if b"\r" not in buffer:
+        return buffer.rfind(b"\n\n") + 2 if b"\n\n" in buffer else 0
     end = 0
     for boundary in _BOUNDARY.finditer(buffer):
         end = boundary.end()

@@ -191,7 +191,8 @@ class TestRefusing:
             "/v1/chat/completions/",
             "/v1/%63hat/completions",
             "/v1/chat/completions/../../../sleep",
-            "/v1/embeddings",
+            "/v1/responses/resp_1",
+            "/invocations",
             "/V1/chat/completions",
         ],
     )
@@ -434,7 +435,7 @@ class TestHolding:
 
     async def test_a_stream_kept_open_ends_with_an_error_event_when_its_time_is_over(self, running: Any) -> None:
         async with running(heartbeat_seconds=0.1) as world:
-            world.add_model(queue={"holdFor": "150ms"})
+            world.add_model(queue={"holdFor": "700ms"})
             await world.wait_listed()
 
             status, body = await world.ask(stream=True)
