@@ -149,8 +149,12 @@ class EventReader:
             or (sifter is not None and (FINISHED in tail or sifter.is_holding))
         ):
             self._learn(tail)
-            count += sum(1 for _ in events(tail))
+            count += _count(tail)
             return Passage(whole, count > 0 or self.torn, None, False, count)
+        if ahead := self._find_interest(tail):
+            at += ahead
+            count += _count(tail[:ahead])
+            tail = tail[ahead:]
         passed = [whole[:at]]
         done = False
         for block, data in _blocks(tail):
@@ -170,6 +174,16 @@ class EventReader:
                 return Passage(b"".join(passed), count > 0, error, False, count)
             count += data is not None and bool(kept or (sifter is not None and sifter.is_holding))
         return Passage(b"".join(passed), count > 0, None, done, count)
+
+    def _find_interest(self, tail: bytes) -> int:
+        """Where the first event begins that may be of interest; 0 where that is not plain to see."""
+        sifter = self._sifter
+        if b"\r" in tail or (sifter is not None and sifter.is_holding):
+            return 0
+        marks = (_ERROR, _USAGE, self._last) if sifter is None else (_ERROR, _USAGE, self._last, FINISHED)
+        first = min(at for mark in marks if (at := tail.find(mark)) >= 0)
+        boundary = tail.rfind(b"\n\n", 0, first)
+        return boundary + 2 if boundary >= 0 else 0
 
     def _learn(self, tail: bytes) -> None:
         """Take the last event as the pattern of those to come, if it is a chunk in which nothing ends."""
@@ -192,6 +206,15 @@ class EventReader:
         if self.usage is not None and not usage.prompt_tokens:
             usage = Usage(self.usage.prompt_tokens, usage.completion_tokens, self.usage.cached_tokens)
         self.usage = usage
+
+
+def _count(whole: bytes) -> int:
+    """Events that have data."""
+    count = whole.count(b"\n\ndata:") + whole.startswith(b"data:")
+    # Where each is one line, that was all there is to count.
+    if whole.count(b"\n") == 2 * count and b"\r" not in whole:
+        return count
+    return sum(1 for _ in events(whole))
 
 
 def events(whole: bytes) -> Iterator[bytes]:
