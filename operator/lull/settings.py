@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lull.api import names
 
 _URL = r"^(https?://\S+)?$"
+_VALKEY_URL = r"^((valkeys?|rediss?)://\S+)?$"
 
 
 class _Settings(BaseSettings):
@@ -76,6 +77,10 @@ class OperatorSettings(_Settings):
 
 
 class GatewaySettings(_Settings):
+    access_log: Annotated[
+        str,
+        Field(pattern="^(all|errors|off)$", description="Requests that get a line in the log: all, errors or off."),
+    ] = "all"
     port: Annotated[int, Field(ge=1, le=65535, description="Port for clients.")] = names.PORT_GATEWAY
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
     max_connections: Annotated[int, Field(ge=1, le=1_000_000, description="Clients' connections at a time.")] = 100_000
@@ -103,3 +108,15 @@ class GatewaySettings(_Settings):
         float,
         Field(ge=0.1, le=600, description="Held streams get an SSE comment this often, after the first such wait."),
     ] = 15.0
+    keys_required: Annotated[bool, Field(description="Whether requests without a key that is known get 401.")] = False
+    keys_secret: Annotated[
+        str, Field(description="Secret in this namespace that holds the keys; empty means that there are none.")
+    ] = "lull-gateway-keys"  # noqa: S105  a name
+    valkey_url: Annotated[
+        str,
+        Field(
+            pattern=_VALKEY_URL,
+            description="Valkey by which gateways share limits (valkey://host:6379/0); empty means each for itself.",
+        ),
+    ] = ""
+    valkey_password: Annotated[SecretStr, Field(description="Its password, where the URL has none.")] = SecretStr("")

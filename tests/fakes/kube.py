@@ -1,4 +1,4 @@
-"""An API server in memory, over real HTTP: list and watch of pods and LLMDeployments, as far as readers use them."""
+"""An API server in memory, over real HTTP: list and watch of pods, Secrets and LLMDeployments, as far as readers use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 Manifest = dict[str, Any]
 
-_KINDS: Final = {"pods": ("v1", "Pod"), "llmdeployments": ("lull.dev/v1alpha1", "LLMDeployment")}
+_KINDS: Final = {
+    "pods": ("v1", "Pod"),
+    "secrets": ("v1", "Secret"),
+    "llmdeployments": ("lull.dev/v1alpha1", "LLMDeployment"),
+}
 
 
 class FakeKube:
@@ -141,6 +145,9 @@ def _is_selected(manifest: Manifest, request: web.Request) -> bool:
     metadata = manifest["metadata"]
     namespace = request.match_info.get("namespace")
     wanted = [pair.partition("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
-    return namespace in {None, metadata["namespace"]} and all(
-        metadata.get("labels", {}).get(name) == value for name, _, value in wanted
+    name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+    return (
+        namespace in {None, metadata["namespace"]}
+        and name in {"", metadata["name"]}
+        and all(metadata.get("labels", {}).get(label) == value for label, _, value in wanted)
     )

@@ -204,4 +204,4 @@ def test_kubectl_refuses_a_misspelt_field(apiserver: ApiServer, namespace: str) 
 def test_every_example_is_valid(apiserver: ApiServer, namespace: str) -> None:
     answer = apiserver.kubectl("apply", "-n", namespace, "--validate=strict", "-f", "crds/examples")
 
-    assert answer.count("created") == 8
+    assert answer.count("created") == 10

@@ -233,6 +233,18 @@ MINDERS = _some(
         ),
         "replicas": st.integers(0, 1000),
         "queue": _some({}, {"maxHeld": st.integers(0, 100_000), "holdFor": st.sampled_from(["Auto", "90s"])}),
+        "requests": _some(
+            {},
+            {
+                "timeouts": _some({}, dict.fromkeys(("firstByte", "betweenChunks", "total"), st.just("90s"))),
+                "continueStreams": st.booleans(),
+                "cache": _some({}, {"ttl": st.just("1h"), "when": st.sampled_from(["Deterministic", "OnRequest"])}),
+            },
+        ),
+        "fallback": st.lists(st.builds("other-{}".format, _WORD), max_size=4, unique=True),
+        "routes": st.lists(st.builds("other-{}".format, _WORD), max_size=4).map(
+            lambda models: [{"model": model, "maxPromptTokens": 10**at} for at, model in enumerate(models)]
+        ),
     },
 )
 """The part of a spec that neither pods nor workloads depend on."""

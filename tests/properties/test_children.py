@@ -88,7 +88,7 @@ def test_the_same_spec_gives_the_same_children(pods: Spec) -> None:
 
 
 @given(PODS, MINDERS, MINDERS)
-def test_nothing_changes_for_scaling_or_queue(pods: Spec, before: Spec, after: Spec) -> None:
+def test_nothing_changes_for_scaling_or_what_the_gateway_does(pods: Spec, before: Spec, after: Spec) -> None:
     assert _build({**pods, **before}) == _build({**pods, **after})
 
 

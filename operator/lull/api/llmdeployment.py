@@ -22,6 +22,10 @@ ADAPTER_NAME_RULE: Final = (
     "an adapter must not have the LLMDeployment's name, which is the model's: set spec.model.name"
 )
 
+FALLBACK_NAME_RULE: Final = (
+    "fallback and routes must not name the LLMDeployment itself: its name is the model's, as spec.model.name is not set"
+)
+
 
 class InvalidSpec(ValueError):  # noqa: N818  reads as what it says of the object
     """The object cannot work as written; the message says what to change. Retrying does not help."""
@@ -87,6 +91,8 @@ def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
     name = metadata.get("name") or ""
     if spec.adapters is not None and spec.model.name is None and name in {item.name for item in spec.adapters.items}:
         raise InvalidSpec(ADAPTER_NAME_RULE)
+    if spec.model.name is None and name in {*spec.fallback, *(route.model for route in spec.routes)}:
+        raise InvalidSpec(FALLBACK_NAME_RULE)
     try:
         status = LLMDeploymentStatus.model_validate(manifest.get("status") or {})
     except ValidationError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from lull.api import names
-from lull.api.llmdeployment import ADAPTER_NAME_RULE, Manifest
+from lull.api.llmdeployment import ADAPTER_NAME_RULE, FALLBACK_NAME_RULE, Manifest
 from lull.api.spec import LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
 
@@ -131,6 +131,11 @@ def _root() -> Manifest:
                 "rule": "!has(self.spec.adapters) || has(self.spec.model.name) "
                 "|| self.spec.adapters.items.all(adapter, adapter.name != self.metadata.name)",
                 "message": ADAPTER_NAME_RULE,
+            },
+            {
+                "rule": "has(self.spec.model.name) || !(self.metadata.name in self.spec.fallback "
+                "|| self.spec.routes.exists(route, route.model == self.metadata.name))",
+                "message": FALLBACK_NAME_RULE,
             },
         ],
     }

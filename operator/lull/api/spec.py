@@ -9,12 +9,13 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from lull.api.adapters import AdaptersSpec
-from lull.api.base import ApiModel, CountOrPercent, Duration, Quantity, Rule
+from lull.api.base import LIST_ATOMIC, LIST_SET, ApiModel, CountOrPercent, Duration, Quantity, Rule, ServedName
 from lull.api.compute import MAX_PER_NODE, AcceleratorSpec, ParallelismSpec, ResourcesSpec, Vendor
 from lull.api.engine import CompileCache, EngineSpec
 from lull.api.model import CacheType, ModelSpec, Task
 from lull.api.placement import PlacementSpec, PodTemplateSpec
 from lull.api.quantities import DURATION_PATTERN, parse_duration, parse_quantity
+from lull.api.requests import RequestsSpec, RouteSpec
 from lull.api.scaling import ScalingSpec
 
 ENGINE_IMAGES: Final = {
@@ -191,6 +192,28 @@ class LLMDeploymentSpec(ApiModel):
             ),
             "the pools' maxReplicas together must not be less than scaling.minReplicas",
         ),
+        Rule(
+            "self.fallback.all(name, !(name in self.model.aliases) && (!has(self.model.name) || name != self.model.name) "
+            "&& (!has(self.adapters) || self.adapters.items.all(adapter, adapter.name != name)))",
+            lambda spec: not set(spec.fallback) & spec.own_names,
+            "fallback must name other models, none of this one's names, aliases and adapters",
+        ),
+        Rule(
+            "self.routes.all(route, !(route.model in self.model.aliases) "
+            "&& (!has(self.model.name) || route.model != self.model.name) "
+            "&& (!has(self.adapters) || self.adapters.items.all(adapter, adapter.name != route.model)))",
+            lambda spec: not {route.model for route in spec.routes} & spec.own_names,
+            "routes must name other models, none of this one's names, aliases and adapters",
+        ),
+        Rule(
+            "self.routes.map(route, route.maxPromptTokens).isSorted() && self.routes.all(route, "
+            "self.routes.exists_one(other, other.maxPromptTokens == route.maxPromptTokens))",
+            lambda spec: all(
+                one.max_prompt_tokens < other.max_prompt_tokens
+                for one, other in zip(spec.routes, spec.routes[1:], strict=False)
+            ),
+            "routes must come with rising maxPromptTokens: the first that a prompt fits is taken",
+        ),
     )
 
     model: Annotated[ModelSpec, Field(description="Which model is served, and under which names.")]
@@ -222,6 +245,32 @@ class LLMDeploymentSpec(ApiModel):
         ),
     ] = None
     queue: Annotated[QueueSpec, Field(description="How requests wait at the gateway.")] = QueueSpec()
+    requests: Annotated[RequestsSpec, Field(description="How the gateway treats requests once they are let go.")] = (
+        RequestsSpec()
+    )
+    fallback: Annotated[
+        list[ServedName],
+        Field(
+            max_length=4,
+            description=(
+                "Models, by names of GET /v1/models, that answer in this one's place while it has no ready replica, "
+                "where all its replicas stay busy, or where they fail: the first that has room. Requests for adapters "
+                "are not among them. Immediate."
+            ),
+            json_schema_extra=LIST_SET,
+        ),
+    ] = []
+    routes: Annotated[
+        list[RouteSpec],
+        Field(
+            max_length=4,
+            description=(
+                "Models that short prompts go to first, small model first, while they have room; else this model "
+                "has them. With rising maxPromptTokens. Immediate."
+            ),
+            json_schema_extra=LIST_ATOMIC,
+        ),
+    ] = []
     rollout: Annotated[RolloutSpec, Field(description="How pods are replaced and stopped.")] = RolloutSpec()
     pod_template: Annotated[PodTemplateSpec, Field(description="What is added to the engine pods.")] = PodTemplateSpec()
 
@@ -230,11 +279,18 @@ class LLMDeploymentSpec(ApiModel):
         """Accelerators that each pod of a replica asks for."""
         return self.parallelism.accelerators // self.accelerator.nodes_per_replica
 
+    @property
+    def own_names(self) -> set[str]:
+        """Names that the spec claims; the LLMDeployment's own, where it is one, stands elsewhere."""
+        adapters = {adapter.name for adapter in self.adapters.items} if self.adapters else set()
+        return {*self.model.aliases, *adapters, *([self.model.name] if self.model.name is not None else [])}
+
     def duplicates(self) -> tuple[str, ...]:
         """Names that stand twice in a list whose items are told apart by name; the API server refuses them too."""
         lists = {
             "spec.placement.pools": [pool.name for pool in self.placement.pools],
             "spec.engine.env": [variable.name for variable in self.engine.env],
+            "spec.fallback": self.fallback,
             "spec.adapters.items": [adapter.name for adapter in self.adapters.items] if self.adapters else [],
         }
         return tuple(

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lull.core.linting import Finding, Severity, lint
+from lull.core.linting import Severity, lint, list_names
 from lull.core.manifests import build
 from lull.core.manifests.settings import build_settings
 from lull.settings import OperatorSettings
@@ -26,14 +26,16 @@ def run(files: Iterable[Path], *, output: str, strict: bool) -> int:
     def check(deployment: LLMDeployment) -> None:
         build(deployment, settings)
 
-    found: list[tuple[str, Finding]] = []
+    texts: list[tuple[str, str]] = []
     for file in files:
         try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text()
+            texts.append((str(file), sys.stdin.read() if str(file) == "-" else file.read_text()))
         except (OSError, UnicodeDecodeError) as error:
             print(f"lull lint: {file}: {error}", file=sys.stderr)
             return 1
-        found += [(str(file), finding) for finding in lint(text, check=check)]
+    # One file by itself may well name models of others.
+    beside = {name for _, text in texts for name in list_names(text)} if len(texts) > 1 else set()
+    found = [(file, finding) for file, text in texts for finding in lint(text, check=check, beside=beside)]
     if output == "json":
         print(json.dumps([{"file": name, **asdict(finding)} for name, finding in found], indent=2))
     else:

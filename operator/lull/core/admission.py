@@ -54,11 +54,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one gateway holds for one model, and for how long."""
+    """How much one gateway holds for one model, and how long it waits for what."""
 
     max_held: int
     max_held_bytes: int
     hold_seconds: float
+    first_byte_seconds: float | None = None
+    """Here and below, None: as long as for any model."""
+    idle_seconds: float | None = None
+    """Of silence within an answer."""
+    total_seconds: float = 3600.0
+    """From being let go to the end of the answer."""
 
 
 class Ticket(NamedTuple):
@@ -371,6 +377,11 @@ class Admission:
     def models(self) -> tuple[Key, ...]:
         return tuple(self._lines)
 
+    def has_room(self, key: Key, *, free: int, lane: str = "") -> bool:
+        """Whether a request that came now would be let go at once."""
+        line = self._lines.get(key)
+        return free > 0 if line is None else lane not in line.lanes and free > len(line.granted)
+
     def demand(self, *, now: float) -> Mapping[Key, Demand]:
         return {
             key: Demand(
@@ -391,11 +402,14 @@ class Admission:
 
 
 def build_limits(deployment: LLMDeployment) -> Limits:
-    queue = deployment.spec.queue
+    queue, timeouts = deployment.spec.queue, deployment.spec.requests.timeouts
     return Limits(
         max_held=queue.max_held,
         max_held_bytes=int(parse_quantity(queue.max_held_bytes)),
         hold_seconds=_hold_seconds(queue.hold_for, deployment),
+        first_byte_seconds=None if timeouts.first_byte is None else parse_duration(timeouts.first_byte),
+        idle_seconds=None if timeouts.between_chunks is None else parse_duration(timeouts.between_chunks),
+        total_seconds=parse_duration(timeouts.total),
     )
 
 

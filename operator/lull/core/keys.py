@@ -33,7 +33,7 @@ _SCHEME: Final = b"bearer "
 _KEY_ID: Final = re.compile(KEY_ID_PATTERN)
 
 
-class InvalidKey(ValueError):
+class InvalidKey(ValueError):  # noqa: N818  what is read, not a fault of ours
     """An entry that is no key, in words for whoever wrote it."""
 
 

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from lull.api import names
 from lull.api.llmdeployment import InvalidSpec, LLMDeployment, parse_llmdeployment
 from lull.api.model import CacheType
+from lull.api.quantities import parse_duration
 from lull.api.schema import build_crd
 from lull.api.spec import LLMDeploymentSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from lull.api.llmdeployment import Manifest
 
@@ -51,10 +52,13 @@ class Document:
     """Keys that stand twice in one mapping: YAML takes the last, and nobody is told."""
 
 
-def lint(text: str, *, check: Callable[[LLMDeployment], None]) -> tuple[Finding, ...]:
+def lint(
+    text: str, *, check: Callable[[LLMDeployment], None], beside: Collection[str] = frozenset()
+) -> tuple[Finding, ...]:
     """Everything that can be said of a file without a cluster, by line.
 
-    `check` raises InvalidSpec where an LLMDeployment cannot be rendered.
+    `check` raises InvalidSpec where an LLMDeployment cannot be rendered. `beside` are the names that are served by
+    the LLMDeployments of all files, where these are several: then others are expected to be among them.
     """
     try:
         documents = parse_documents(text)
@@ -64,8 +68,26 @@ def lint(text: str, *, check: Callable[[LLMDeployment], None]) -> tuple[Finding,
     models = [document for document in documents if _is_model(document.value)]
     if not models:
         return (Finding(1, Severity.ERROR, "", f"holds no {names.KIND} of {names.API_VERSION}"),)
-    found = [finding for model in models for finding in _lint_model(model, check)]
+    known = {*beside, *list_names(text)} if beside or len(models) > 1 else set()
+    found = [finding for model in models for finding in _lint_model(model, check, known)]
     return tuple(sorted(found, key=lambda finding: (finding.line, finding.severity, finding.where)))
+
+
+def list_names(text: str) -> tuple[str, ...]:
+    """The names that the LLMDeployments of a file serve, as far as it can be read."""
+    try:
+        models = [document.value for document in parse_documents(text) if _is_model(document.value)]
+    except yaml.MarkedYAMLError:
+        return ()
+    return tuple(name for model in models for name in _read_names(model))
+
+
+def _read_names(manifest: Manifest) -> tuple[str, ...]:
+    try:
+        deployment = parse_llmdeployment(manifest)
+    except InvalidSpec:
+        return ()
+    return (*deployment.served_names, *deployment.adapter_names)
 
 
 def parse_documents(text: str) -> tuple[Document, ...]:
@@ -99,7 +121,9 @@ def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], twice: list[tuple
             _walk(item, (*path, index), lines, twice)
 
 
-def _lint_model(document: Document, check: Callable[[LLMDeployment], None]) -> Iterator[Finding]:
+def _lint_model(
+    document: Document, check: Callable[[LLMDeployment], None], known_names: Collection[str]
+) -> Iterator[Finding]:
     def at(path: Path, severity: Severity, message: str) -> Finding:
         known = path
         while known not in document.lines and known:
@@ -119,7 +143,7 @@ def _lint_model(document: Document, check: Callable[[LLMDeployment], None]) -> I
     for path, message in problems:
         yield at(path, Severity.ERROR, message)
     if not problems:
-        for path, message in _doubts(document):
+        for path, message in (*_doubts(document), *_doubt_stand_ins(document, known_names)):
             yield at(path, Severity.WARNING, message)
 
 
@@ -185,6 +209,25 @@ def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
         )
 
 
+def _doubt_stand_ins(document: Document, known_names: Collection[str]) -> Iterator[tuple[Path, str]]:
+    spec = parse_llmdeployment(document.value).spec
+    named: list[tuple[Path, str]] = [
+        *((("spec", "fallback", at), name) for at, name in enumerate(spec.fallback)),
+        *((("spec", "routes", at, "model"), route.model) for at, route in enumerate(spec.routes)),
+    ]
+    for path, name in named:
+        if known_names and name not in known_names:
+            yield path, f'is "{name}", which no {names.KIND} here serves: it is passed over until one does'
+    if spec.fallback and spec.scaling.min_replicas == 0 and parse_duration(spec.scaling.idle_after) < _WAKING:
+        idle_after = spec.scaling.idle_after
+        yield (
+            ("spec", "fallback"),
+            f"keeps a model asleep that sleeps after {idle_after}: set scaling.idleAfter to 10s or more",
+        )
+
+
+_WAKING: Final = 10.0
+"""Seconds in which the operator has surely heard of a request that another model answered: as long as a signal counts."""
 _MANY: Final = 20
 """Replicas from which fetching the same weights for each of them is worth a word."""
 

@@ -25,3 +25,8 @@ def render_time(at: float) -> str:
 def http_date() -> bytes:
     """The wall clock as HTTP's Date header has it (RFC 9110, 5.6.7)."""
     return formatdate(wall(), usegmt=True).encode()
+
+
+def utc() -> datetime:
+    """The time of day, for what people read."""
+    return datetime.now(UTC)

@@ -64,6 +64,7 @@ DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
 SERVICES: Final = Resource("v1", "Service", "services")
 PODS: Final = Resource("v1", "Pod", "pods")
 EVENTS: Final = Resource("v1", "Event", "events")
+SECRETS: Final = Resource("v1", "Secret", "secrets")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 NODES: Final = Resource("v1", "Node", "nodes")
 PERSISTENT_VOLUME_CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
@@ -81,6 +82,7 @@ RESOURCES: Final = {
         SERVICES,
         PODS,
         EVENTS,
+        SECRETS,
         LEASES,
         NETWORK_POLICIES,
         POD_DISRUPTION_BUDGETS,
@@ -152,11 +154,12 @@ class Kube:
         *,
         namespace: str | None = None,
         labels: str = "",
+        fields: str = "",
         trim: Callable[[Manifest], Manifest] = _keep,
     ) -> Listing:
         """Every object that matches, trimmed, read page by page from one consistent snapshot."""
         items: list[Manifest] = []
-        query = {"limit": str(LIST_LIMIT), "labelSelector": labels}
+        query = {"limit": str(LIST_LIMIT), "labelSelector": labels, "fieldSelector": fields}
         while True:
             page = await self._request("GET", _path(resource, namespace), query=query)
             # Items of a list carry neither kind nor apiVersion; give them back what a single get has.
@@ -169,7 +172,13 @@ class Kube:
             query["continue"] = metadata["continue"]
 
     async def watch(
-        self, resource: Resource, *, resource_version: str, namespace: str | None = None, labels: str = ""
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        labels: str = "",
+        fields: str = "",
     ) -> AsyncGenerator[WatchEvent, None]:
         """Changes since a resource version until the server ends the watch; Gone where it is too old."""
         query = {
@@ -177,6 +186,7 @@ class Kube:
             "resourceVersion": resource_version,
             "allowWatchBookmarks": "true",
             "labelSelector": labels,
+            "fieldSelector": fields,
             "timeoutSeconds": str(WATCH_SECONDS + random.randrange(20)),  # noqa: S311  spreads reconnects only
         }
         path = _path(resource, namespace)
@@ -376,6 +386,7 @@ async def reflect(
     *,
     namespace: str | None = None,
     labels: str = "",
+    fields: str = "",
     trim: Callable[[Manifest], Manifest] = _keep,
     relist_seconds: float = math.inf,
     is_optional: bool = False,
@@ -401,7 +412,7 @@ async def reflect(
         began = math.inf
         try:
             if not version:
-                listing = await kube.list(resource, namespace=namespace, labels=labels, trim=trim)
+                listing = await kube.list(resource, namespace=namespace, labels=labels, fields=fields, trim=trim)
                 for event in _differences(known, listing):
                     await _report(on_change, event)
                 known = {_identity(item): item for item in listing.items}
@@ -409,7 +420,7 @@ async def reflect(
                 listed = clock.monotonic()
                 on_synced()
             began = clock.monotonic()
-            watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels)
+            watch = kube.watch(resource, resource_version=version, namespace=namespace, labels=labels, fields=fields)
             async with aclosing(watch) as events:
                 async for event in events:
                     on_alive()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from structlog.typing import EventDict, Processor
+
+    from lull.doors.access_log import Outlet
 
 _NOISY: Final = ("httpx", "httpcore", "aiohttp.access", "asyncio", "kopf.objects")
 
@@ -47,6 +52,23 @@ def configure(level: str) -> None:
     for name in _NOISY:
         # One line per outcome is ours to write; a library's line per request or event is noise.
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def through(outlet: Outlet) -> Iterator[None]:
+    """Have standard output written by an outlet while the block runs: nothing that is logged waits for its reader."""
+    handlers = [
+        one
+        for one in logging.getLogger().handlers
+        if isinstance(one, logging.StreamHandler) and one.stream is sys.stdout
+    ]
+    for handler in handlers:
+        handler.setStream(outlet)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.setStream(sys.stdout)
 
 
 def _render(event: EventDict, **_: object) -> str:

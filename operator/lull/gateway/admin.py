@@ -9,8 +9,6 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
-from lull.doors import gateway_metrics
-
 if TYPE_CHECKING:
     from lull.gateway.exchange import Gateway
 
@@ -27,8 +25,9 @@ def build_admin(gateway: Gateway) -> web.Application:
         reason = _find_unready(gateway)
         return web.Response(text="ok\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=gateway.metrics.render(), headers={"Content-Type": gateway_metrics.CONTENT_TYPE})
+    async def metrics(request: web.Request) -> web.Response:
+        body, content_type = await gateway.metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def demand(request: web.Request) -> web.Response:
         """Answer at once where there is news since `after`, else when there is, else after `wait` seconds."""
@@ -66,6 +65,8 @@ def _find_unready(gateway: Gateway) -> str | None:
         return "starting"
     if not gateway.directory.is_synced:
         return "models and endpoints are not listed yet"
+    if not gateway.keyring.is_read:
+        return "the keys are not read yet"
     return None
 
 

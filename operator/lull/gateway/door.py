@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import re
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -37,6 +38,10 @@ SWEEP_SECONDS: Final = 0.25
 MAX_TARGET_BYTES: Final = 8 * 1024
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+MAX_BEHIND: Final = 16
+"""So many requests of one connection may wait for the one before them until its client is read no further."""
+MAX_PIPELINED: Final = 64
+"""So many may come at once."""
 WRITE_BYTES: Final = 1 << 18
 """So much may wait to be read by a client before its engine is read no further."""
 BACKLOG: Final = 4096
@@ -44,6 +49,13 @@ RETRY_AFTER_FULL: Final = 5.0
 
 _MAX_REQUEST_ID: Final = 128
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+# A name or an address, and a port. What else a Host may be, frameworks have read paths out of (CVE-2026-48710).
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]*|\[[0-9A-Za-z:.%]+\])(?::[0-9]{0,5})?")
+_SINGLE: Final = (
+    *(b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect"),
+    *(b"authorization", b"x-api-key", b"x-request-id"),
+)
+"""Headers of which there may be one only: of two, an engine or another door might follow the other one."""
 
 
 class Request(NamedTuple):
@@ -112,6 +124,8 @@ class Door:
             async with asyncio.timeout(seconds):
                 await self._wait_quiet()
         except TimeoutError:
+            for exchange in self.gateway.exchanges:
+                exchange.is_cut = True
             for client in tuple(self.clients):
                 client.abort()
             await self._wait_quiet()
@@ -153,6 +167,8 @@ class Client(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_headers",
+        "_host",
+        "_is_begun",
         "_is_gone",
         "_is_lingering",
         "_is_old",
@@ -160,8 +176,10 @@ class Client(asyncio.Protocol):
         "_is_serving",
         "_parser",
         "_queue",
+        "_silent_bytes",
         "_size",
         "_target",
+        "_wire_bytes",
         "door",
         "due",
         "is_full",
@@ -172,7 +190,7 @@ class Client(asyncio.Protocol):
     transport: asyncio.Transport
     _target: bytes
     _headers: list[tuple[bytes, bytes]]
-    _body: list[bytes]
+    _body: bytes | bytearray
     _head_bytes: int
     _head_done: bool
     _is_old: bool
@@ -193,6 +211,12 @@ class Client(asyncio.Protocol):
         self._is_paused = False
         self._is_lingering = False
         self._closing = False
+        self._host = b""
+        """The last that was looked at and found good."""
+        self._silent_bytes = 0
+        """What came in since the parser last told of anything: it keeps what it has not seen the end of."""
+        self._wire_bytes = 0
+        """What came in for the request that is being read, roughly: a body costs more in small chunks."""
         self._parser: httptools.HttpRequestParser | None = None
         self._reset()
 
@@ -211,6 +235,8 @@ class Client(asyncio.Protocol):
             return
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
+        self._silent_bytes += len(data)
+        self._wire_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -218,6 +244,8 @@ class Client(asyncio.Protocol):
             return
         except httptools.HttpParserError as error:
             self._break_off(error)
+        else:
+            self._check_wire()
         if not self._is_serving:
             self._serve()
 
@@ -249,20 +277,26 @@ class Client(asyncio.Protocol):
             self.due = math.inf
             if self._exchange.relay is not None:
                 self._exchange.relay.resume()
+        elif self._queue and not self._is_serving:
+            self._serve()
 
     # What the parser calls.
 
     def on_message_begin(self) -> None:
         self._reset()
+        self._is_begun = True
+        self._silent_bytes = self._wire_bytes = 0
         if self._exchange is None and not self._queue:
             self.due = clock.monotonic() + self.door.gateway.settings.head_seconds
 
     def on_url(self, url: bytes) -> None:
+        self._silent_bytes = 0
         self._target += url
         if len(self._target) > MAX_TARGET_BYTES:
             raise _BadHeadError(Refusal(414, "The request's target is too long.", code="uri_too_long"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._silent_bytes = 0
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) >= MAX_HEADERS:
             raise _BadHeadError(Refusal(431, "The request's headers are too large.", code="headers_too_large"))
@@ -287,9 +321,16 @@ class Client(asyncio.Protocol):
         gateway = self.door.gateway
         size = len(data)
         self._check_size(gateway, self._size + size, size)
-        self._size += size
+        self._silent_bytes = 0
         gateway.pending_bytes += size
-        self._body.append(data)
+        if self._size == 0:
+            self._body = data
+        else:
+            # Pieces joined at the end would cost more than they hold where somebody sends one byte at a time.
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+        self._size += size
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
@@ -311,7 +352,7 @@ class Client(asyncio.Protocol):
             return
         if self._is_serving:
             return
-        if self._queue:
+        if self._queue and not self.is_full:
             # In a turn of its own: whoever answered has something left to do with the exchange.
             asyncio.get_running_loop().call_soon(self._serve)
         else:
@@ -327,12 +368,12 @@ class Client(asyncio.Protocol):
     def retire(self) -> None:
         """Close as soon as nothing is under way."""
         self._closing = True
-        if self._exchange is None and not self._queue and not self._body:
+        if self._exchange is None and not self._queue and not self._is_begun:
             self._hang_up()
 
     def expire(self) -> None:
         """The client has taken too long."""
-        if self._exchange is not None or self._is_lingering or not self._target:
+        if self._exchange is not None or self._queue or self._is_lingering or not self._is_begun:
             # It reads nothing, sends what nobody wants, or has been idle.
             self.abort()
             return
@@ -349,25 +390,31 @@ class Client(asyncio.Protocol):
     def _serve(self) -> None:
         """Answer what is there, one after the other."""
         self._is_serving = True
-        while self._queue and self._exchange is None and not self._is_gone:
+        while self._queue and self._exchange is None and not self.is_full and not self._is_gone:
             self._begin(self._queue.popleft())
         self._is_serving = False
         if self._is_gone:
             return
-        is_behind = bool(self._queue)
-        if is_behind != self._is_paused:
-            self._is_paused = is_behind
-            if is_behind:
-                self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
+        # A client whose connection is not read cannot be seen to leave, so a few may wait before that.
+        self._read(len(self._queue) < MAX_BEHIND)
         if self._exchange is None:
             self._rest()
 
+    def _read(self, wanted: bool) -> None:
+        if wanted == self._is_paused:
+            self._is_paused = not wanted
+            if wanted:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
     def _rest(self) -> None:
-        """Nothing is under way."""
-        if not self._is_lingering and not self._target:
-            self.due = clock.monotonic() + KEEP_ALIVE_SECONDS
+        """Nothing is under way: from the end of an answer on the client has so long for what comes next."""
+        if self._is_lingering or self.due != math.inf:
+            return
+        settings = self.door.gateway.settings
+        seconds = settings.body_seconds if self._head_done else settings.head_seconds
+        self.due = clock.monotonic() + (seconds if self._is_begun else KEEP_ALIVE_SECONDS)
 
     def _begin(self, request: Request) -> None:
         gateway = self.door.gateway
@@ -393,14 +440,22 @@ class Client(asyncio.Protocol):
     def _accept(self) -> None:
         """A request is all there."""
         assert self._parser is not None
-        body = self._body
+        if len(self._queue) >= MAX_PIPELINED:
+            raise _BadHeadError(
+                unavailable(
+                    429,
+                    "Too many requests at once on one connection.",
+                    code="pipeline_full",
+                    retry_after=RETRY_AFTER_FULL,
+                )
+            )
         path, _, _ = self._target.partition(b"?")
         self._queue.append(
             Request(
                 self._parser.get_method().decode(),
                 path.decode("latin-1"),
                 self._headers,
-                body[0] if len(body) == 1 else b"".join(body),
+                bytes(self._body),
                 closing=self._is_old or not self._parser.should_keep_alive(),
                 is_old=self._is_old,
                 refusal=None,
@@ -414,6 +469,13 @@ class Client(asyncio.Protocol):
         self._queue.append(Request("", "", [], b"", closing=True, is_old=False, refusal=refusal))
         self._reset()
         self._is_lingering = True
+
+    def _check_wire(self) -> None:
+        """Give up on a client that sends much and says little: what has no end, and chunks of next to nothing."""
+        if self._silent_bytes > MAX_HEAD_BYTES:
+            self._refuse(Refusal(431, "A part of the request has no end.", code="headers_too_large"))
+        elif self._wire_bytes > 2 * (self.door.gateway.settings.max_body_bytes + MAX_HEAD_BYTES):
+            self._refuse(Refusal(413, "The request comes in too many pieces.", code="body_too_large"))
 
     def _break_off(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
@@ -447,6 +509,9 @@ class Client(asyncio.Protocol):
     def _hang_up(self) -> None:
         if self._is_gone:
             return
+        self.door.gateway.pending_bytes -= sum(len(request.body) for request in self._queue)
+        self._queue.clear()
+        self._read(wanted=True)
         if self._is_lingering:
             # It is still sending. Cut now, its system would throw away the answer that it has not read yet.
             self.due = clock.monotonic() + LINGER_SECONDS
@@ -460,28 +525,39 @@ class Client(asyncio.Protocol):
         version = self._parser.get_http_version()
         self._is_old = version == "1.0"
         if version != "1.1" and not self._is_old:
-            raise _BadHeadError(Refusal(505, "Only HTTP/1.1 is spoken here.", code="http_version"))
+            raise _BadHeadError(Refusal(400, "Only HTTP/1.1 is spoken here.", code="http_version"))
 
     def _check_head(self) -> tuple[int, bytes]:
         """Refuse what cannot be answered; the body's length, where it is told, and what the client expects."""
-        hosts = announced = 0
-        expects = b""
-        for name, value in self._headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                announced = int(value)
-            elif name == b"expect":
-                expects = value.lower()
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise _BadHeadError(
-                    Refusal(415, "Send the body without Content-Encoding.", code="unsupported_encoding")
-                )
-        if hosts != 1 and not (self._is_old and not hosts):
-            raise _BadHeadError(Refusal(400, "There must be one Host header.", code="invalid_host"))
+        fields = dict(self._headers)
+        if len(fields) != len(self._headers):
+            self._check_repeated()
+        host = fields.get(b"host")
+        if host is None:
+            if not self._is_old:
+                raise _BadHeadError(Refusal(400, "There must be a Host header.", code="invalid_host"))
+        elif host != self._host:
+            if not _HOST.fullmatch(host.rstrip(b" \t")):
+                raise _BadHeadError(Refusal(400, "The Host header is no host.", code="invalid_host"))
+            self._host = host
+        coding = fields.get(b"transfer-encoding")
+        # llhttp goes by the last coding of a list; of HTTP/1.0 others might not expect any.
+        if coding is not None and (self._is_old or coding.strip().lower() != b"chunked"):
+            raise _BadHeadError(Refusal(400, "The only Transfer-Encoding is chunked.", code="invalid_http"))
+        if fields.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise _BadHeadError(Refusal(415, "Send the body without Content-Encoding.", code="unsupported_encoding"))
+        expects = b"" if self._is_old else fields.get(b"expect", b"").strip().lower()
         if expects and expects != b"100-continue":
             raise _BadHeadError(Refusal(417, "Only 100-continue can be expected.", code="expectation_failed"))
-        return announced, expects
+        return int(fields.get(b"content-length", 0)), expects
+
+    def _check_repeated(self) -> None:
+        names = [name for name, _ in self._headers]
+        for name in _SINGLE:
+            if names.count(name) > 1:
+                raise _BadHeadError(
+                    Refusal(400, f"There must be one {name.decode()} header only.", code="repeated_header")
+                )
 
     def _check_size(self, gateway: Gateway, size: int, added: int) -> None:
         limit = gateway.settings.max_body_bytes
@@ -503,7 +579,8 @@ class Client(asyncio.Protocol):
         self._head_bytes = 0
         self._head_done = False
         self._is_old = False
-        self._body = []
+        self._is_begun = False
+        self._body = b""
         self._size = 0
 
 

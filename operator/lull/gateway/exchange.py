@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment
     from lull.core.admission import Limits, Ticket
     from lull.core.affinity import Work
+    from lull.core.keys import ApiKey, Keyring
+    from lull.core.limits import Grant, Ledger
     from lull.core.routing import Candidate, RetryBudget
+    from lull.doors.access_log import AccessLog
     from lull.doors.gateway_metrics import GatewayMetrics
+    from lull.doors.tracing import Trace, Tracer
+    from lull.doors.valkey import Tally
     from lull.gateway.directory import Directory
     from lull.gateway.engines import Engines
     from lull.gateway.lines import Lines
@@ -72,8 +77,8 @@ class Exchange:
     call: Call
     is_parsed = False
     """`call` is set."""
-    key = None
-    """The API key, where there is a known one."""
+    key: ApiKey | None = None
+    """Where there is a known one."""
     deployment: LLMDeployment | None = None
     adapter = ""
     """The adapter that is asked for; empty where it is the model itself."""
@@ -89,7 +94,7 @@ class Exchange:
     """The try that is under way."""
     task: asyncio.Task[None] | None = None
     """What a step waits for."""
-    grant: object = None
+    grant: Grant | None = None
     """What the limits have set aside for it."""
     usage: Usage | None = None
     recording: bytearray | None = None
@@ -102,6 +107,8 @@ class Exchange:
     next_beat = math.inf
     """When a stream that waits gets its next comment."""
     beat_seconds = 0.0
+    cache = ""
+    """`hit` or `miss`, where the response cache was asked."""
     ended_at = 0.0
     held_since = 0.0
     held_seconds = 0.0
@@ -111,8 +118,13 @@ class Exchange:
     events = 0
     """Events of a stream that were passed on."""
     client_left = False
+    is_cut = False
+    """The gateway stopped before the answer had ended."""
     is_over = False
     error = ""
+    reason = ""
+    """The code of the refusal that ended it."""
+    trace: Trace | None = None
 
     def __init__(
         self,
@@ -158,9 +170,16 @@ class Gateway:
     engines: Engines
     relays: Relays
     metrics: GatewayMetrics
+    access_log: AccessLog
+    tracer: Tracer | None
+    """None where nobody collects traces."""
     log: structlog.stdlib.BoundLogger
     residency: Residency
     budget: RetryBudget
+    keyring: Keyring
+    ledger: Ledger
+    tally: Tally | None
+    """Limits that are shared with other gateways."""
     spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     outcome: Outcome = field(init=False)
     exchanges: set[Exchange] = field(default_factory=set)

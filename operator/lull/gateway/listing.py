@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from lull.gateway import access
 from lull.gateway.reply import JSON
 from lull.wire.openai import (
     INFERENCE_PATHS,
@@ -28,7 +29,7 @@ RETRY_AFTER_UNSYNCED = 5.0
 def answer(gateway: Gateway, exchange: Exchange) -> None:
     """The allow-list: exactly these paths exist, compared as they were sent."""
     try:
-        body = _answer(gateway, exchange.method, exchange.path)
+        body = _answer(gateway, exchange)
     except Refusal as refusal:
         exchange.reply.refuse(refusal)
     else:
@@ -42,7 +43,8 @@ def not_synced() -> Refusal:
     )
 
 
-def _answer(gateway: Gateway, method: str, path: str) -> bytes:
+def _answer(gateway: Gateway, exchange: Exchange) -> bytes:
+    method, path = exchange.method, exchange.path
     name = parse_model_path(path)
     if path in INFERENCE_PATHS:
         raise _wrong_method(path, "POST")
@@ -50,13 +52,15 @@ def _answer(gateway: Gateway, method: str, path: str) -> bytes:
         raise Refusal(404, "There is nothing at this path.", code="unknown_path")
     if method not in {"GET", "HEAD"}:
         raise _wrong_method(path, "GET")
+    exchange.key = access.identify(gateway, exchange)
     if not gateway.directory.is_synced:
         raise not_synced()
     catalogue = gateway.directory.catalogue
+    names = access.list_names(exchange.key, catalogue.names)
     if name is None:
-        return render_models(_describe(catalogue, each) for each in catalogue.names)
-    if name not in catalogue.names:
-        raise unknown_model(name, catalogue.names)
+        return render_models(_describe(catalogue, each) for each in names)
+    if name not in names:
+        raise unknown_model(name, names)
     return render_model(_describe(catalogue, name))
 
 

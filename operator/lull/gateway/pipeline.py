@@ -19,7 +19,8 @@ from lull.core.admission import Verdict
 from lull.core.affinity import measure_work
 from lull.core.routing import Choice
 from lull.doors import clock
-from lull.gateway import listing
+from lull.gateway import access, listing, tracing
+from lull.gateway.counting import count
 from lull.gateway.exchange import Defer, Failure, Stage
 from lull.gateway.relay import Relay
 from lull.wire.openai import INFERENCE_PATHS, Refusal, parse_call, unavailable, unknown_model
@@ -33,8 +34,6 @@ RETRY_AFTER_FULL: Final = 5.0
 RETRY_AFTER_COLD: Final = 10.0
 RETRY_AFTER_STOPPING: Final = 1.0
 RETRY_AFTER_FAILED: Final = 60.0
-CLIENT_LEFT: Final = 499
-"""In metrics and logs only, as nginx has it."""
 HEARTBEAT_AT_LEAST: Final = 1.0
 
 _TIMER_MARGIN: Final = 0.01
@@ -50,6 +49,7 @@ def find_model(gateway: Gateway, exchange: Exchange) -> None:
     """Read from the body what is asked of which model, and look the model up."""
     exchange.call = parse_call(exchange.path, exchange.body)
     exchange.is_parsed = True
+    access.check_model(exchange)
     directory = gateway.directory
     is_known = directory.is_synced and directory.catalogue.find(exchange.call.model) is not None
     if not is_known and not (directory.is_synced and directory.is_current):
@@ -106,12 +106,14 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     exchange.tries += 1
     exchange.due = now + gateway.settings.first_byte_seconds
     _await_beats(exchange, now)
+    if gateway.tracer is not None:
+        tracing.begin_try(gateway.tracer, exchange, now=now)
     relay = exchange.relay = Relay(gateway, exchange, exchange.candidate)
     relay.start()
     gateway.lines.start(exchange.ticket)
 
 
-ONCE: Final[tuple[Step, ...]] = (find_model,)
+ONCE: Final[tuple[Step, ...]] = (access.authenticate, find_model, access.charge)
 
 
 def serve(gateway: Gateway, exchange: Exchange) -> None:
@@ -177,6 +179,7 @@ def refuse(gateway: Gateway, exchange: Exchange, refusal: Refusal) -> None:
     if exchange.stage is Stage.HELD:
         exchange.held_seconds += clock.monotonic() - exchange.held_since
     exchange.error = exchange.error or refusal.message
+    exchange.reason = refusal.code or ""
     exchange.recording = None
     exchange.reply.refuse(refusal)
     finish(gateway, exchange)
@@ -188,6 +191,7 @@ def finish(gateway: Gateway, exchange: Exchange) -> None:
         return
     exchange.is_over = True
     exchange.ended_at = clock.monotonic()
+    access.settle(gateway, exchange)
     count(gateway, exchange)
     gateway.exchanges.discard(exchange)
     gateway.pending_bytes -= exchange.size
@@ -211,6 +215,7 @@ class Outcomes:
 
     def failed(self, exchange: Exchange, failure: Failure, detail: str) -> None:
         """Avoid that endpoint for a while, and go back in line unless this has gone on for too long."""
+        tracing.fail_try(exchange, failure)
         try:
             pause = _reconsider(self._gateway, exchange, failure, detail)
         except Refusal as refusal:
@@ -241,45 +246,6 @@ class Outcomes:
 
     def finished(self, exchange: Exchange) -> None:
         finish(self._gateway, exchange)
-
-
-def count(gateway: Gateway, exchange: Exchange) -> None:
-    """Metrics and one log line, without a word of what was asked or answered."""
-    now = exchange.ended_at
-    reply = exchange.reply
-    code = CLIENT_LEFT if exchange.client_left else reply.status or 500
-    key = exchange.deployment.key if exchange.deployment is not None else None
-    labels = (key.namespace, key.name) if key is not None else ("", "")
-    metrics = gateway.metrics
-    metrics.requests.labels(*labels, str(code)).inc()
-    if key is not None and exchange.adapter and exchange.adapter in gateway.directory.list_adapters(key):
-        metrics.adapter_requests.labels(*labels, exchange.adapter, str(code)).inc()
-    if key is not None:
-        metrics.seconds.labels(*labels).observe(now - exchange.arrived_at)
-        if exchange.held_seconds:
-            metrics.held_seconds.labels(*labels).observe(exchange.held_seconds)
-        if exchange.tries and reply.begun_at is not None:
-            metrics.first_byte_seconds.labels(*labels).observe(reply.begun_at - exchange.arrived_at)
-        if exchange.client_left or (exchange.error and exchange.stage is Stage.STREAMING):
-            by = "client" if exchange.client_left else "engine"
-            metrics.aborted.labels(*labels, exchange.stage.value, by).inc()
-    gateway.log.info(
-        "request",
-        request_id=exchange.request_id,
-        path=exchange.path,
-        model=exchange.call.model if exchange.is_parsed and key is not None else None,
-        deployment=None if key is None else str(key),
-        code=code,
-        stream=exchange.call.stream if exchange.is_parsed else None,
-        stage=exchange.stage.value,
-        bytes=exchange.size,
-        held_seconds=round(exchange.held_seconds, 4),
-        first_byte_seconds=None if reply.begun_at is None else round(reply.begun_at - exchange.arrived_at, 4),
-        seconds=round(now - exchange.arrived_at, 4),
-        tries=exchange.tries,
-        endpoint=exchange.candidate.endpoint.pod if exchange.candidate is not None else None,
-        error=exchange.error or None,
-    )
 
 
 def _step(gateway: Gateway, exchange: Exchange, at: int) -> None:
@@ -340,7 +306,7 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
         gateway.directory.record_adapters(
             key, candidate.endpoint.uid, frozenset(candidate.adapters) - {exchange.adapter}
         )
-        gateway.metrics.retries.labels(key.namespace, key.name, failure.value).inc()
+        gateway.metrics.of(key).retries[failure.value] += 1
         return 0.0
     exchange.tried.add(candidate.endpoint.uid)
     avoid_until = routing.record_failure(candidate, now=now)
@@ -367,7 +333,7 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
             )
     if now >= exchange.deadline:
         raise _expired(gateway, exchange)
-    gateway.metrics.retries.labels(key.namespace, key.name, failure.value).inc()
+    gateway.metrics.of(key).retries[failure.value] += 1
     if gateway.directory.free(key, now=now, adapter=exchange.adapter) > 0:
         # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)
@@ -431,7 +397,7 @@ def _require_known(gateway: Gateway, exchange: Exchange) -> LLMDeployment:
     catalogue = gateway.directory.catalogue
     is_there = exchange.deployment is not None and exchange.deployment.key in catalogue.deployments
     if exchange.deployment is None or not is_there or (exchange.adapter and exchange.adapter not in catalogue.adapters):
-        raise unknown_model(exchange.call.model, catalogue.names)
+        raise unknown_model(exchange.call.model, access.list_names(exchange.key, catalogue.names))
     return exchange.deployment
 
 
@@ -497,6 +463,11 @@ def queue_full(what: str = "requests") -> Refusal:
         code="queue_full",
         retry_after=RETRY_AFTER_FULL,
     )
+
+
+def gone(model: str) -> Refusal:
+    """What those who wait are told when there is nothing to wait for any more."""
+    return Refusal(404, f"The model `{model}` does not exist any more.", param="model", code="model_not_found")
 
 
 def stopping() -> Refusal:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -14,11 +15,15 @@ import structlog
 from aiohttp import web
 
 from lull.api import names
+from lull.core.keys import Keyring
+from lull.core.limits import Ledger
 from lull.core.routing import RetryBudget
-from lull.doors import clock, kube
+from lull.doors import clock, kube, logs
+from lull.doors.access_log import AccessLog, Logged, Outlet
 from lull.doors.gateway_metrics import GatewayMetrics
 from lull.doors.serving import listen
-from lull.gateway import pipeline
+from lull.doors.valkey import Tally
+from lull.gateway import access, keystore, pipeline
 from lull.gateway.admin import build_admin
 from lull.gateway.directory import Directory
 from lull.gateway.door import BACKLOG, Door
@@ -27,17 +32,20 @@ from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
 from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
-from lull.wire.openai import unknown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+    from contextlib import AbstractContextManager
 
     from lull.api.llmdeployment import Key
+    from lull.doors.tracing import Tracer
     from lull.gateway.exchange import Exchange
     from lull.settings import GatewaySettings
     from lull.wire.openai import Refusal
 
 KEEP_ALIVE_ENGINES: Final = 2.0
+STANDARD_OUTPUT: Final = 1
+TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class Source(Protocol):
@@ -77,6 +85,15 @@ class Cluster:
                     on_synced=lambda: directory.record_synced("pods"),
                 )
             )
+            group.create_task(self._watch_keys(gateway))
+
+    async def _watch_keys(self, gateway: Gateway) -> None:
+        settings = gateway.settings
+        replace = partial(access.replace_keys, gateway)
+        if settings.keys_secret:
+            await keystore.watch(self._connection, replace, namespace=settings.namespace, name=settings.keys_secret)
+        else:
+            replace(Keyring())
 
 
 async def run(settings: GatewaySettings) -> None:
@@ -97,6 +114,7 @@ async def serve(settings: GatewaySettings, source: Source, *, stop: asyncio.Even
             group.create_task(source.run(gateway)),
             group.create_task(gateway.residency.run()),
             group.create_task(door.run()),
+            *([group.create_task(gateway.tally.run())] if gateway.tally is not None else []),
         ]
         admin = web.AppRunner(build_admin(gateway), access_log=None, shutdown_timeout=1.0)
         async with listen(admin, settings.admin_port):
@@ -127,11 +145,11 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         lines.release(key)
 
     def drop_adapter(key: Key, adapter: str) -> None:
-        lines.turn_away(key, lambda: unknown_model(adapter, directory.catalogue.names), adapter=adapter)
+        lines.turn_away(key, partial(pipeline.gone, adapter), adapter=adapter)
         metrics.forget_adapter(key, adapter)
 
     def drop(key: Key) -> None:
-        lines.turn_away(key, lambda: unknown_model(key.name, directory.catalogue.names))
+        lines.turn_away(key, partial(pipeline.gone, key.name))
         lines.forget(key)
         metrics.forget(key)
 
@@ -144,6 +162,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
     def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         return group.create_task(coroutine)
 
+    outlet = Outlet(STANDARD_OUTPUT)
     relays = Relays()
     directory = Directory(on_change=change, on_lost=relays.lose, on_gone=drop, on_adapter_gone=drop_adapter)
     lines = Lines(
@@ -152,10 +171,16 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         on_refused=refuse,
         displaced=pipeline.queue_full,
     )
-    metrics = GatewayMetrics(lines.demand)
+    metrics = GatewayMetrics(lines.demand, lost_lines=lambda: outlet.lost)
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(outlet.running())
+        stack.enter_context(logs.through(outlet))
+        tracer = stack.enter_context(_tracing(settings))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        )
         residency = Residency(session, directory, list_waited=lines.list_adapters)
         gateway = Gateway(
             settings=settings,
@@ -164,9 +189,14 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             engines=engines,
             relays=relays,
             metrics=metrics,
+            access_log=AccessLog(outlet, Logged(settings.access_log)),
+            tracer=tracer,
             log=structlog.get_logger("lull.gateway"),
             residency=residency,
             budget=RetryBudget(),
+            keyring=Keyring(is_read=False),
+            ledger=Ledger(),
+            tally=_share_limits(settings),
             spawn=spawn,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
@@ -174,6 +204,27 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             yield gateway
         finally:
             await engines.close()
+
+
+def _tracing(settings: GatewaySettings) -> AbstractContextManager[Tracer | None]:
+    """Traces go where OpenTelemetry's own variables say, and nowhere without them."""
+    if not any(os.environ.get(name) for name in TRACES_ENDPOINTS):
+        return nullcontext()
+    try:
+        from lull.doors import tracing  # noqa: PLC0415  an extra, and a tenth of a second
+    except ImportError as error:
+        structlog.get_logger("lull.gateway").warning(
+            "no traces", error=f"{error}; install lull-operator[otel], or unset {TRACES_ENDPOINTS[0]}"
+        )
+        return nullcontext()
+    return tracing.exporting(settings.pod_name)
+
+
+def _share_limits(settings: GatewaySettings) -> Tally | None:
+    """The count that all gateways of this namespace share, where there is a place for it."""
+    if not settings.valkey_url:
+        return None
+    return Tally(settings.valkey_url, password=settings.valkey_password.get_secret_value(), prefix=settings.namespace)
 
 
 def _bind(port: int) -> socket.socket:

@@ -18,7 +18,10 @@ from lull.api.llmdeployment import InvalidSpec, LLMDeployment, Manifest
 from lull.api.schema import build_crd
 from lull.core.adapters import list_adapters
 from lull.core.admission import build_limits
+from lull.core.answers import build_terms
 from lull.core.catalogue import build_catalogue
+from lull.core.continuation import may_continue
+from lull.core.fallback import Asked, State, choose
 from lull.core.manifests import build, find_revision
 from lull.core.observed import Observed
 from lull.core.placement import split
@@ -68,6 +71,8 @@ COMPANY: Final[dict[str, Spec]] = {
     "scaling.behavior.scaleDown.policies[]": {"scaling": {"behavior": {"scaleDown": {"policies": [_PACE]}}}},
     "scaling.behavior.scaleDown.selectPolicy": {"scaling": {"behavior": {"scaleDown": {"policies": [_PACE]}}}},
     "adapters": {"adapters": {"items": [_ITEM]}},
+    "requests.cache": {"requests": {"cache": {}}},
+    "routes[]": {"routes": [{"model": "small", "maxPromptTokens": 100}]},
     "rollout.maxUnavailable": {"rollout": {"maxSurge": 2}},
 }
 """What a field needs beside it before it can be said, by the field or by what it is part of."""
@@ -119,6 +124,13 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "adapters.items[].source": ("hf://org/b",),
     "queue.maxHeldBytes": ("1Mi",),
     "queue.holdFor": ("90s",),
+    "requests.timeouts.firstByte": ("90s",),
+    "requests.timeouts.betweenChunks": ("90s",),
+    "requests.timeouts.total": ("90s",),
+    "requests.cache.ttl": ("90s",),
+    "requests.cache.maxBytes": ("1Mi",),
+    "fallback": (["small"],),
+    "routes[].model": ("large",),
     "rollout.maxSurge": (2, "50%"),
     "rollout.maxUnavailable": (1, "50%"),
     "rollout.drain": ("5s",),
@@ -249,8 +261,23 @@ def _observe(spec: Spec) -> Any:
         [split(replicas, deployment.spec.placement, {}) for replicas in range(12)],
         dict(catalogue.names),
         build_limits(deployment),
+        build_terms(deployment),
+        may_continue(deployment, "/v1/completions", {"stream": True, "prompt": "a"}),
+        _look_for_stand_ins(deployment),
         list_adapters(deployment),
     )
+
+
+def _look_for_stand_ins(deployment: LLMDeployment) -> list[Any]:
+    """Where requests go while this model sleeps and others do not."""
+    others = [stored(manifest(name=name)) for name in ("small", "large")]
+    catalogue = build_catalogue([deployment, *others])
+    state = State(is_cold=lambda key: key == deployment.key, has_room=lambda *_: True)
+    found = (
+        choose(Asked("it", deployment, prompt_tokens, allows=lambda _: True), catalogue, state).stand_in
+        for prompt_tokens in (5, 50, 500)
+    )
+    return [None if stand_in is None else stand_in.key for stand_in in found]
 
 
 def _look_at_a_full_cluster(deployment: LLMDeployment, children: tuple[Manifest, ...]) -> dict[str, Any]:

@@ -172,3 +172,28 @@ def test_every_refusal_of_a_check_is_told_whatever_it_names() -> None:
     (finding,) = lint(HEAD + SPEC, check=refuse)
 
     assert (finding.where, finding.message) == ("spec", "no such luck: really")
+
+
+def test_a_fallback_that_nothing_here_serves_is_doubted_where_there_are_several_models() -> None:
+    first = HEAD + SPEC + "  fallback: [small, other]\n"
+    second = HEAD.replace("llama-8b", "small") + SPEC
+
+    (finding,) = _lint(f"{first}---\n{second}")
+
+    assert (finding.line, finding.severity, finding.where) == (10, Severity.WARNING, "spec.fallback[1]")
+    assert '"other"' in finding.message
+    assert _lint(first) == ()
+
+
+def test_a_route_is_looked_for_in_all_files() -> None:
+    text = HEAD + SPEC + "  routes:\n  - {model: small, maxPromptTokens: 100}\n"
+
+    assert lint(text, check=_check, beside={"small"}) == ()
+    assert [finding.where for finding in lint(text, check=_check, beside={"large"})] == ["spec.routes[0].model"]
+
+
+def test_a_model_that_sleeps_at_once_never_wakes_beside_a_fallback() -> None:
+    (finding,) = _lint(HEAD + SPEC + "  fallback: [small]\n  scaling:\n    idleAfter: 0s\n")
+
+    assert finding.where == "spec.fallback"
+    assert "keeps a model asleep" in finding.message

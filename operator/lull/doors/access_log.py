@@ -1,0 +1,137 @@
+"""One line of JSON for each request, and a standard output that never keeps anybody waiting.
+
+Standard output is a pipe to a container runtime, and a pipe that nobody reads blocks whoever writes. So lines are put
+into a bounded queue, and one thread writes them. When the queue is full, lines are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import threading
+from collections import deque
+from contextlib import contextmanager
+from enum import StrEnum, unique
+from typing import TYPE_CHECKING, Final, Self
+
+import orjson
+
+from lull.doors import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINES: Final = 16_384
+"""In the queue: what comes in some seconds at full load."""
+PAUSE_SECONDS: Final = 0.1
+"""Lines are collected for so long before they are written."""
+LAST_WORD_SECONDS: Final = 2.0
+"""For the rest of the queue when the process ends."""
+
+
+@unique
+class Logged(StrEnum):
+    """Which requests get a line."""
+
+    ALL = "all"
+    ERRORS = "errors"
+    """Those whose client left, or got an error instead of its answer, or in the midst of it."""
+    OFF = "off"
+
+
+class Outlet:
+    """Writes lines to a file descriptor from a thread of its own; a text stream for `logging`, too."""
+
+    def __init__(self, descriptor: int, *, max_lines: int = MAX_LINES) -> None:
+        self._descriptor = descriptor
+        self._max_lines = max_lines
+        self._lines: deque[bytes] = deque()
+        self._awake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+        self.lost = 0
+        """Lines that were dropped."""
+
+    def put(self, line: bytes) -> None:
+        """Have a line written, which ends with a line break; never waits."""
+        if len(self._lines) >= self._max_lines:
+            self.lost += 1
+            return
+        self._lines.append(line)
+        if not self._awake.is_set():
+            self._awake.set()
+
+    def write(self, text: str) -> None:
+        """For a `logging.StreamHandler`, which writes whole lines."""
+        self.put(text.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Lines are written soon enough by themselves."""
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Write while the block runs, and for a moment longer if something is left."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._closing.set()
+            self._awake.set()
+            self._thread.join(LAST_WORD_SECONDS)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._awake.wait()
+            self._closing.wait(PAUSE_SECONDS)
+            self._awake.clear()
+            self._drain()
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._lines:
+            chunk = [self._lines.popleft()]
+            size = len(chunk[0])
+            # A pipe takes so much as a whole, whoever else writes into it: no line is torn by another process's.
+            while self._lines and (size := size + len(self._lines[0])) <= select.PIPE_BUF:
+                chunk.append(self._lines.popleft())
+            self._write(b"".join(chunk), len(chunk))
+
+    def _write(self, content: bytes, lines: int) -> None:
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except BlockingIOError:
+            select.select((), (self._descriptor,), ())
+            self._write(bytes(rest), lines)
+        except OSError:
+            self.lost += lines
+
+
+class AccessLog:
+    """Lines in the shape of all others, made without going through them."""
+
+    def __init__(self, outlet: Outlet, which: Logged) -> None:
+        self._outlet = outlet
+        self._which = which
+
+    def wants(self, *, failed: bool) -> bool:
+        """Whether a request gets a line."""
+        return self._which is Logged.ALL or (failed and self._which is Logged.ERRORS)
+
+    def record(self, fields: dict[str, object]) -> None:
+        """Write the line of a request that has ended."""
+        fields["event"] = "request"
+        fields["logger"] = "lull.gateway"
+        fields["level"] = "info"
+        fields["timestamp"] = clock.utc()
+        try:
+            line = orjson.dumps(fields, option=_AS_A_LINE)
+        except TypeError:
+            # Half a character, which only a client that means harm puts into a path.
+            line = json.dumps(fields, default=str).encode() + b"\n"
+        self._outlet.put(line)
+
+
+_AS_A_LINE: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z

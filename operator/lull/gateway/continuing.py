@@ -1,0 +1,92 @@
+"""Streams that go on at another engine when theirs dies, for LLMDeployments whose spec asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from lull.core.continuation import PATH_CHAT, PATH_COMPLETIONS, Story, may_continue
+from lull.wire.sse import events, render_event
+
+if TYPE_CHECKING:
+    from lull.gateway.exchange import Exchange, Gateway
+
+MAX_CONTINUED: Final = 3
+"""Times that one stream goes on elsewhere."""
+
+_UNREAD_BYTES: Final = 16 * 1024
+"""Events are read in bulk: most streams end well, and nobody needs their text."""
+_DONE: Final = b"[DONE]"
+
+
+class Listener:
+    """The tap of a stream that may be continued: keeps what was said, and makes one stream of several."""
+
+    __slots__ = ("_is_continued", "_story", "_times", "_unread", "body")
+
+    def __init__(self, path: str, body: bytes) -> None:
+        self.body = body
+        """What the first engine was asked."""
+        self._story = Story(path)
+        self._unread = bytearray()
+        self._is_continued = False
+        self._times = 0
+
+    def __call__(self, run: bytes) -> bytes:
+        """Whole events from an engine, as the client is to get them."""
+        if self._is_continued:
+            return b"".join(map(self._retell, events(run)))
+        self._unread += run
+        if len(self._unread) > _UNREAD_BYTES:
+            self._read()
+        return run
+
+    def continue_(self) -> bytes | None:
+        """What another engine is to be asked; None where the stream must not go on."""
+        if self._times == MAX_CONTINUED:
+            return None
+        self._times += 1
+        self._read()
+        self._is_continued = True
+        body = self._story.continue_(orjson.loads(self.body))
+        return None if body is None else orjson.dumps(body)
+
+    def _read(self) -> None:
+        for data in events(bytes(self._unread)):
+            if data != _DONE:
+                self._story.read(_parse(data))
+        self._unread.clear()
+
+    def _retell(self, data: bytes) -> bytes:
+        if data == _DONE:
+            return b"data: [DONE]\n\n"
+        event = self._story.retell(_parse(data))
+        return b"" if event is None else render_event(event)
+
+
+def _parse(data: bytes) -> Any:  # noqa: ANN401  any JSON value
+    """The value of an event's data; what is no JSON stands for nothing that could be continued."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def listen(gateway: Gateway, exchange: Exchange) -> None:  # noqa: ARG001  a step's parameters
+    """Keep what a stream says from its beginning, where it may have to be continued."""
+    deployment = exchange.deployment
+    assert deployment is not None
+    exchange.tap = None
+    if (
+        deployment.spec.requests.continue_streams
+        and exchange.call.stream
+        and exchange.path in {PATH_CHAT, PATH_COMPLETIONS}
+        and may_continue(deployment, exchange.path, orjson.loads(exchange.body))
+    ):
+        exchange.tap = Listener(exchange.path, exchange.body)
+
+
+def continue_stream(gateway: Gateway, exchange: Exchange) -> bytes | None:  # noqa: ARG001  a step's parameters
+    """What to ask another engine for, so that the client's stream goes on; None where it must end here."""
+    return exchange.tap.continue_() if isinstance(exchange.tap, Listener) else None

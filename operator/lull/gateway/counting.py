@@ -1,0 +1,116 @@
+"""What is known of a request when it is over: counted, written into the log, and told to whoever traces.
+
+None of it has a word of what was asked or answered. Labels are names that exist: what a client made up counts under
+no name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from lull.gateway import tracing
+from lull.gateway.exchange import Stage
+
+if TYPE_CHECKING:
+    from lull.doors.gateway_metrics import DeploymentCounts
+    from lull.gateway.exchange import Exchange, Gateway
+
+CLIENT_LEFT: Final = 499
+"""In metrics and logs only, as nginx has it."""
+
+_LONGEST_PATH: Final = 128
+_LONGEST_ERROR: Final = 500
+
+
+def count(gateway: Gateway, exchange: Exchange) -> None:
+    """The last step of every request, whatever became of it."""
+    code = CLIENT_LEFT if exchange.client_left else exchange.reply.status or 500
+    _count(gateway, exchange, str(code))
+    trace_id = None if gateway.tracer is None else tracing.end(gateway.tracer, exchange, code)
+    if gateway.access_log.wants(failed=code >= 400 or bool(exchange.error)):
+        _log(gateway, exchange, code, trace_id)
+
+
+def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
+    metrics = gateway.metrics
+    key_id = exchange.key.id if exchange.key is not None else ""
+    metrics.count_key(key_id, code)
+    deployment = exchange.deployment
+    if deployment is None or deployment.key not in gateway.directory.catalogue.deployments:
+        metrics.nobody.requests[code] += 1
+        if exchange.reason:
+            metrics.nobody.refused[exchange.reason] += 1
+        return
+    counts = metrics.of(deployment.key)
+    counts.requests[code] += 1
+    if exchange.reason:
+        counts.refused[exchange.reason] += 1
+    if exchange.cache:
+        counts.lookups[exchange.cache] += 1
+    if exchange.client_left or (exchange.error and exchange.stage is Stage.STREAMING):
+        by = "gateway" if exchange.is_cut else "client" if exchange.client_left else "engine"
+        counts.aborted[exchange.stage.value][by] += 1
+    tokens = counts.tokens
+    if exchange.adapter and exchange.adapter in deployment.adapter_names:
+        adapter = counts.adapters[exchange.adapter]
+        adapter.requests[code] += 1
+        tokens = adapter.tokens
+    usage = exchange.usage
+    if usage is not None:
+        spent = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        tokens.add(*spent)
+        metrics.spend(counts, key_id, *spent)
+    _observe(counts, exchange)
+
+
+def _observe(counts: DeploymentCounts, exchange: Exchange) -> None:
+    arrived_at, begun_at = exchange.arrived_at, exchange.reply.begun_at
+    counts.seconds.observe(exchange.ended_at - arrived_at)
+    if exchange.held_seconds:
+        counts.held_seconds.observe(exchange.held_seconds)
+    if begun_at is None or not exchange.tries:
+        return
+    counts.first_byte_seconds.observe(begun_at - arrived_at)
+    if exchange.events:
+        counts.first_token_seconds.observe(begun_at - arrived_at)
+        if exchange.usage is not None and exchange.usage.completion_tokens > 1:
+            after_first = exchange.usage.completion_tokens - 1
+            counts.output_token_seconds.observe((exchange.ended_at - begun_at) / after_first)
+
+
+def _log(gateway: Gateway, exchange: Exchange, code: int, trace_id: str | None) -> None:
+    deployment = exchange.deployment
+    usage = exchange.usage
+    arrived_at, begun_at = exchange.arrived_at, exchange.reply.begun_at
+    first_byte_seconds = None if begun_at is None else _shorten(begun_at - arrived_at)
+    gateway.access_log.record(
+        {
+            "request_id": exchange.request_id,
+            "trace_id": trace_id,
+            "key": exchange.key.id if exchange.key is not None else None,
+            "path": exchange.path[:_LONGEST_PATH],
+            "model": exchange.call.model if deployment is not None else None,
+            "deployment": None if deployment is None else str(deployment.key),
+            "served": exchange.served or None,
+            "code": code,
+            "stream": exchange.call.stream if exchange.is_parsed else None,
+            "stage": exchange.stage.value,
+            "bytes": exchange.size,
+            "input_tokens": None if usage is None else usage.prompt_tokens,
+            "cached_tokens": None if usage is None else usage.cached_tokens,
+            "output_tokens": None if usage is None else usage.completion_tokens,
+            "held_seconds": _shorten(exchange.held_seconds),
+            "first_byte_seconds": first_byte_seconds,
+            "first_token_seconds": first_byte_seconds if exchange.events else None,
+            "seconds": _shorten(exchange.ended_at - arrived_at),
+            "tries": exchange.tries,
+            "endpoint": exchange.candidate.endpoint.pod if exchange.candidate is not None else None,
+            "cache": exchange.cache or None,
+            "error": exchange.error[:_LONGEST_ERROR] or None,
+        },
+    )
+
+
+def _shorten(seconds: float) -> float:
+    """Down to tenths of milliseconds: in a third of the time that `round` takes."""
+    return int(seconds * 1e4) / 1e4
