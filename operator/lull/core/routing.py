@@ -20,9 +20,13 @@ DEFAULT_MAX_NUM_SEQS: Final = 256
 SLOTS_PER_SEQUENCE: Final = 2
 """An engine is kept busy by as many waiting as running. The rest is held here, where a new endpoint can get it."""
 
-REMEMBERED_BLOCKS: Final = 4096
-"""Blocks of text that an endpoint is taken to have for sure; it may be up to twice as many. At 256 tokens each that is
-a million tokens, about what an 8B model has room for on one H200, in half a megabyte here."""
+HORIZON: Final = 262_144.0
+"""Tokens that an engine is taken to keep of what this gateway sends it, until it says what it had kept."""
+SHORTEST_HORIZON: Final = 16_384.0
+LONGEST_HORIZON: Final = 4_194_304.0
+"""At 256 tokens a block and 80 bytes for each, 1.3 MB for an endpoint."""
+WANTED_ACCURACY: Final = 0.75
+CACHE_WEIGHT: Final = 4.0
 SLACK: Final = 0.25
 
 FIRST_PENALTY: Final = 0.25
@@ -75,6 +79,10 @@ class Candidate:
     """Blocks that this gateway sent lately, and so are probably in its cache."""
     earlier: set[int] = field(default_factory=set)
     """Those before."""
+    read: float = 0.0
+    """Tokens that it had to read since `recent` was begun."""
+    horizon: float = HORIZON
+    """Tokens after which it has forgotten what it read."""
     salt: int = field(init=False)
     """Its place in the order that all gateways have in common."""
 
@@ -165,8 +173,10 @@ def record_start(candidate: Candidate, work: Work) -> None:
     if blocks:
         work.pending -= work.prompt_tokens * _count_known(candidate, blocks) // len(blocks)
         candidate.recent.update(blocks)
-        if len(candidate.recent) >= REMEMBERED_BLOCKS:
-            candidate.earlier, candidate.recent = candidate.recent, set()
+    work.known = work.prompt_tokens - work.pending
+    candidate.read += work.pending + work.output_tokens
+    if candidate.read >= candidate.horizon / 2:
+        candidate.earlier, candidate.recent, candidate.read = candidate.recent, set(), 0.0
     candidate.in_flight += 1
     candidate.outstanding += work.pending + work.output_tokens
 
@@ -177,11 +187,16 @@ def record_first_byte(candidate: Candidate, work: Work) -> None:
     work.pending = 0
 
 
-def record_finish(candidate: Candidate, work: Work) -> None:
-    """The try is over, however it ended."""
+def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = None) -> None:
+    """The try is over, however it ended; of the prompt, the engine said, it had so much in its cache."""
     candidate.in_flight -= 1
     candidate.outstanding -= work.pending + work.output_tokens
     work.pending = 0
+    if cached_tokens is not None and work.known:
+        # Remembered for too long, much of what is expected of its cache is not there.
+        right = min(cached_tokens, work.known)
+        horizon = candidate.horizon + right - WANTED_ACCURACY * work.known
+        candidate.horizon = min(LONGEST_HORIZON, max(SHORTEST_HORIZON, horizon))
 
 
 def forget_blocks(candidate: Candidate) -> None:
@@ -248,7 +263,7 @@ def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
     blocks = work.blocks
     known = [_count_known(candidate, blocks) for candidate in fit]
     share = work.prompt_tokens / len(blocks)
-    costs = [candidate.outstanding - count * share for candidate, count in zip(fit, known, strict=True)]
+    costs = [candidate.outstanding - CACHE_WEIGHT * count * share for candidate, count in zip(fit, known, strict=True)]
     limit = min(costs) + SLACK * work.prompt_tokens
     multiplier = 2 * blocks[min(max(known), len(blocks) - 1)] + 1
     near = [candidate for candidate, cost in zip(fit, costs, strict=True) if cost <= limit]

@@ -102,6 +102,10 @@ class Exchange:
     """Sees every run of whole events of a stream, and says what the client gets instead."""
     served = ""
     """The model that served, where it is not the one that was asked for."""
+    first_byte_seconds = math.inf
+    idle_seconds = math.inf
+    total_due = math.inf
+    """When the answer must be complete, whatever engines it takes."""
     due = math.inf
     """When the present stage has lasted for too long."""
     next_beat = math.inf

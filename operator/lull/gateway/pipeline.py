@@ -104,7 +104,11 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     now = clock.monotonic()
     exchange.stage = Stage.WAITING
     exchange.tries += 1
-    exchange.due = now + gateway.settings.first_byte_seconds
+    limits = exchange.limits
+    exchange.first_byte_seconds = limits.first_byte_seconds or gateway.settings.first_byte_seconds
+    exchange.idle_seconds = limits.idle_seconds or gateway.settings.idle_seconds
+    exchange.total_due = min(exchange.total_due, now + limits.total_seconds)
+    exchange.due = min(now + exchange.first_byte_seconds, exchange.total_due)
     _await_beats(exchange, now)
     if gateway.tracer is not None:
         tracing.begin_try(gateway.tracer, exchange, now=now)

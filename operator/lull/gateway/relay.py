@@ -61,6 +61,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
 }
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"set-cookie", b"x-request-id"}
 
+_BODILESS: Final = frozenset({204, 304})
 _SHUTTING_DOWN: Final = "after shutdown"
 _UNKNOWN_MODEL: Final = "does not exist"
 _ENGINE_DEAD: Final = "EngineCore"
@@ -140,16 +141,21 @@ class Relay:
         self._fail_or_break(Failure.BROKEN, "pod deleted")
 
     def expire(self) -> None:
-        """The engine has been silent for too long."""
-        if self._exchange.begun_at is not None:
-            self._break_off("time-out")
+        """The engine has been silent for too long, or its answer is too long in coming to an end."""
+        exchange = self._exchange
+        is_total = clock.monotonic() >= exchange.total_due
+        if exchange.begun_at is not None:
+            self._break_off("the answer took too long" if is_total else "the engine fell silent")
             return
         self._close()
-        seconds = self._gateway.settings.first_byte_seconds
+        seconds = exchange.limits.total_seconds if is_total else exchange.first_byte_seconds
         self._outcome.refused(
-            self._exchange,
+            exchange,
             Refusal(
-                504, f"The engine did not answer within {seconds:g} s.", kind="server_error", code="engine_timeout"
+                504,
+                f"The engine did not {'finish' if is_total else 'answer'} within {seconds:g} s.",
+                kind="server_error",
+                code="engine_timeout",
             ),
         )
 
@@ -169,7 +175,7 @@ class Relay:
         if self._connection is not None and self._is_paused:
             self._is_paused = False
             self._connection.transport.resume_reading()
-            self._exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+            self._exchange.due = self._find_due()
 
     # What the connection calls.
 
@@ -197,7 +203,7 @@ class Relay:
         elif status == 200 and _is_event_stream(headers):
             call = self._exchange.call
             self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
-        elif length is not None and length <= WHOLE_BYTES:
+        elif (length is not None and length <= WHOLE_BYTES) or status in _BODILESS:
             self._whole = []
 
     def body(self, data: bytes) -> None:
@@ -272,7 +278,7 @@ class Relay:
         if self._kept:
             whole, self._kept = self._kept + whole, b""
         exchange.events += passage.events
-        exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+        exchange.due = self._find_due()
         if exchange.tap is not None:
             whole = exchange.tap(whole)
         if passage.done or passage.error is not None:
@@ -313,7 +319,7 @@ class Relay:
         routing.record_first_byte(self.candidate, exchange.work)
         exchange.stage = Stage.STREAMING
         exchange.reply.begin(self._status, _response_headers(self._headers), is_event_stream=is_event_stream)
-        exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+        exchange.due = self._find_due()
 
     def _write(self, chunk: bytes, *, torn: bool = False) -> None:
         exchange = self._exchange
@@ -370,6 +376,11 @@ class Relay:
         self._exchange.relay = None
         routing.record_finish(self.candidate, self._exchange.work)
         self._gateway.relays.discard(self)
+
+    def _find_due(self) -> float:
+        exchange = self._exchange
+        due = clock.monotonic() + exchange.idle_seconds
+        return min(due, exchange.total_due)
 
     def _request_head(self) -> bytes:
         exchange = self._exchange

@@ -31,6 +31,7 @@ INFERENCE_PATHS: Final = STREAMING_PATHS | {
     "/v2/rerank",
     "/score",
     "/v1/score",
+    "/classify",
     "/tokenize",
     "/detokenize",
     PATH_COUNT_TOKENS,

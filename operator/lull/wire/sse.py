@@ -88,6 +88,7 @@ class EventReader:
         self.torn = False
         """What was passed on ends inside an event, since that one is too long to wait for."""
         self._last = _LAST.get(path, _DONE)
+        self._given = fingerprint
         self._sifter = Sifter(fingerprint) if strip_usage else None
         self._rest = bytearray()
         self._plain = _PLAIN.get(path, b"")
@@ -96,7 +97,7 @@ class EventReader:
     @property
     def fingerprint(self) -> bytes | None:
         """For the next reader of a stream from this engine."""
-        return self._sifter.fingerprint if self._sifter is not None else None
+        return self._sifter.fingerprint if self._sifter is not None else self._given
 
     def read(self, chunk: bytes) -> Passage:
         if not self._rest and chunk.endswith(b"\n\n"):
