@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lull.api import names
 from lull.api.llmdeployment import Key
@@ -93,8 +93,10 @@ class Candidate:
         self.salt = int.from_bytes(blake2b(self.endpoint.uid.encode(), digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+_NO_WORK: Final = Work(0, 0)
+
+
+class Choice(NamedTuple):
     """What there is to know about the request that an endpoint is picked for."""
 
     slots: int
@@ -103,7 +105,7 @@ class Choice:
     """Endpoints (by uid) that failed this request before."""
     adapter: str = ""
     """The adapter that is asked for; empty for the model itself, which every endpoint has."""
-    work: Work = field(default_factory=lambda: Work(0, 0))
+    work: Work = _NO_WORK
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:
@@ -138,7 +140,17 @@ def slots(deployment: LLMDeployment) -> int:
 
 def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: str = "") -> int:
     """Requests for an adapter, or for the model itself, that could be passed on right now."""
-    return sum(slots - candidate.in_flight for candidate in _list_fit(candidates, slots, now, adapter))
+    room = room_of_leaving = 0
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            left = slots - candidate.in_flight
+            if candidate.leaving:
+                room_of_leaving += left if left > 0 else 0
+            else:
+                is_one_staying = True
+                room += left if left > 0 else 0
+    return room if is_one_staying else room_of_leaving
 
 
 def is_open(candidate: Candidate, now: float) -> bool:
@@ -255,13 +267,18 @@ def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: 
 
     Those that are about to leave are spared while another is open, even one that is full: that one has the longer life.
     """
-    fit = [
-        candidate
-        for candidate in candidates
-        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters)
-    ]
-    staying = [candidate for candidate in fit if not candidate.leaving] or fit
-    return [candidate for candidate in staying if candidate.in_flight < slots]
+    fit: list[Candidate] = []
+    leaving: list[Candidate] = []
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            if candidate.leaving:
+                leaving.append(candidate)
+            else:
+                is_one_staying = True
+                if candidate.in_flight < slots:
+                    fit.append(candidate)
+    return fit if is_one_staying else [candidate for candidate in leaving if candidate.in_flight < slots]
 
 
 def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
