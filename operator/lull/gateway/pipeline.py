@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lull.api.status import AdapterState
@@ -273,7 +274,8 @@ def _step(gateway: Gateway, exchange: Exchange, at: int) -> None:
                 finish(gateway, exchange)
                 return
     except Defer as deferred:
-        exchange.task = gateway.spawn(_wait(gateway, exchange, deferred, at + 1))
+        exchange.task = asyncio.get_running_loop().create_task(_wait(gateway, exchange, deferred, at + 1))
+        exchange.task.add_done_callback(partial(_look_after, exchange))
         return
     except Refusal as refusal:
         refuse(gateway, exchange, refusal)
@@ -291,6 +293,14 @@ async def _wait(gateway: Gateway, exchange: Exchange, deferred: Defer, following
     exchange.task = None
     if not exchange.is_over:
         _step(gateway, exchange, following)
+
+
+def _look_after(exchange: Exchange, task: asyncio.Task[None]) -> None:
+    """A fault of ours costs the request in which it shows, as it does in a callback, and no other."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    asyncio.get_running_loop().call_exception_handler({"message": "a request failed", "exception": error})
+    exchange.reply.abort()
 
 
 def _try(gateway: Gateway, exchange: Exchange) -> None:
