@@ -309,7 +309,7 @@ def _parse(path: str, body: bytes) -> Call | None:
     try:
         return parse_call(path, body)
     except Refusal as refusal:
-        assert refusal.status == 400
+        assert refusal.status in {400, 413}
         orjson.loads(refusal.render(path))
         return None
 
