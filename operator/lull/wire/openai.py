@@ -85,8 +85,8 @@ class ModelCard:
     name: str
     created: int
     """Unix time."""
-    root: str
-    """Where it comes from."""
+    root: str | None
+    """Where it comes from, if that is known."""
     parent: str | None
     """The model that an adapter goes on top of."""
 
