@@ -24,18 +24,11 @@ PATH_RESPONSES: Final = "/v1/responses"
 COMPLETION_PATHS: Final = frozenset({PATH_CHAT, PATH_COMPLETIONS})
 """Their streams end with `[DONE]`, and tell their usage only when asked to."""
 STREAMING_PATHS: Final = COMPLETION_PATHS | {PATH_RESPONSES, PATH_MESSAGES}
-INFERENCE_PATHS: Final = STREAMING_PATHS | {
-    "/v1/embeddings",
-    "/rerank",
-    "/v1/rerank",
-    "/v2/rerank",
-    "/score",
-    "/v1/score",
-    "/classify",
-    "/tokenize",
-    "/detokenize",
-    PATH_COUNT_TOKENS,
-}
+GENERATING_PATHS: Final = STREAMING_PATHS | {PATH_COUNT_TOKENS}
+POOLING_PATHS: Final = frozenset(
+    {"/v1/embeddings", "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/classify"}
+)
+INFERENCE_PATHS: Final = GENERATING_PATHS | POOLING_PATHS | {"/tokenize", "/detokenize"}
 """Everything that is passed on to engines, by POST. Paths are compared as the bytes that were sent: no decoding, no
 normalising, so no spelling of an engine's own endpoints can slip through."""
 
@@ -191,6 +184,16 @@ def unknown_model(model: str, known: Iterable[str]) -> Refusal:
         f"The model `{model[:128]}` does not exist. " + (f"Known models: {listed}." if names else "There is none yet."),
         param="model",
         code="model_not_found",
+    )
+
+
+def wrong_path(call: Call, task: str) -> Refusal:
+    """404, as an engine would answer, but without waking one for it."""
+    return Refusal(
+        404,
+        f"The model `{call.model}` does not answer at {call.path}: its task is {task}.",
+        param="model",
+        code="unsupported_path",
     )
 
 
