@@ -86,9 +86,7 @@ def compare(load: str, contenders: Sequence[Contender], *, rounds: int, seconds:
     return claims
 
 
-def _run(
-    load: str, contenders: Sequence[Contender], case: str, options: Mapping[str, float], rounds: int
-) -> Table:
+def _run(load: str, contenders: Sequence[Contender], case: str, options: Mapping[str, float], rounds: int) -> Table:
     table = Table(case, {contender.name: [] for contender in contenders})
     with step(case):
         for number in range(rounds):
@@ -106,7 +104,11 @@ def _judge_requests(table: Table, *, saturated: bool) -> Iterator[Claim]:
     for name, read in (("p50", _p50), ("p99", _p99)):
         for contender in (*ROUTER_POLICIES, LULL):
             yield Claim(
-                f"{table.case}: added {name}, {_label(contender)}", table.added(contender, read), None, "ms", table.rounds
+                f"{table.case}: added {name}, {_label(contender)}",
+                table.added(contender, read),
+                None,
+                "ms",
+                table.rounds,
             )
         ratio = table.added(LULL, read) / table.least_added(read)
         yield Claim(f"{table.case}: added {name}, Lull / vllm-router", ratio, 1.0, "x", table.rounds)

@@ -47,7 +47,9 @@ def measure_scaling(load: str, folder: Path, engine_ports: Sequence[int], *, sec
         with limited([one.process.pids[-1], *workers], share=share) as is_limited:
             rounds = [(_ask(load, one, seconds), _ask(load, two, seconds)) for _ in range(ROUNDS)]
     single, double = (_median(readings) for readings in zip(*rounds, strict=True))
-    costs = [statistics.median(reading.cpu_per_request for reading in readings) for readings in zip(*rounds, strict=True)]
+    costs = [
+        statistics.median(reading.cpu_per_request for reading in readings) for readings in zip(*rounds, strict=True)
+    ]
     say(f"    one {single:,.0f}, two {double:,.0f} requests/s; {costs[0]:.1f} and {costs[1]:.1f} µs of CPU each")
     is_raced = is_limited or len(CORES) >= 4
     ratio = double / single if is_raced else 2 * costs[0] / costs[1]
