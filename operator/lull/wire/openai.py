@@ -254,7 +254,9 @@ def _check(body: bytes, content: dict[str, Any]) -> None:
 
 def _has_twice(body: bytes) -> bool:
     """Whether a string that may be a key comes twice, or in a spelling of its own."""
-    names = [name for name in body.split(b'"') if len(name) < 127 and (name in _NAMES or b"\\u00" in name)]
+    names = [
+        name for name in body.split(b'"') if len(name) <= _LONGEST_SPELLING and (name in _NAMES or b"\\u00" in name)
+    ]
     return len(names) > len(set(names)) or any(name not in _NAMES for name in names)
 
 
@@ -361,6 +363,7 @@ _ONCE: Final = frozenset(
     }
 )
 _NAMES: Final = frozenset(key.encode() for key in _ONCE)
+_LONGEST_SPELLING: Final = len("\\u006d") * max(map(len, _NAMES))
 _READ: Final = {
     key: (b'"%b"' % key.encode() if key in _ONCE else b"", _CHECKS.get(key)) for key in _ONCE | _CHECKS.keys()
 }
