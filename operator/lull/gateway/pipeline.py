@@ -14,6 +14,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from lull.api.model import Task
 from lull.api.status import AdapterState
 from lull.core import routing
 from lull.core.admission import Verdict
@@ -27,7 +28,16 @@ from lull.gateway.detour import detour, turn
 from lull.gateway.exchange import Defer, Failure, Stage
 from lull.gateway.recall import recall, remember
 from lull.gateway.relay import Relay
-from lull.wire.openai import INFERENCE_PATHS, Refusal, parse_call, unavailable, unknown_model
+from lull.wire.openai import (
+    GENERATING_PATHS,
+    INFERENCE_PATHS,
+    POOLING_PATHS,
+    Refusal,
+    parse_call,
+    unavailable,
+    unknown_model,
+    wrong_path,
+)
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment
@@ -382,6 +392,10 @@ def _look_up(gateway: Gateway, exchange: Exchange) -> None:
     call = exchange.call
     exchange.deployment = catalogue.find(call.model)
     deployment = _require_known(gateway, exchange)
+    model = deployment.spec.model
+    # Without a cluster nobody knows the source nor the task, and the engine answers for itself.
+    if model.source and call.path in (POOLING_PATHS if model.task is Task.GENERATE else GENERATING_PATHS):
+        raise wrong_path(call, model.task)
     exchange.limits = directory.limits(deployment)
     if call.model in catalogue.adapters:
         exchange.adapter = call.model
