@@ -45,6 +45,7 @@ _NOT_CONTINUED: Final = (
     "thinking_token_budget",
 )
 """What another engine would begin anew, or what its events could not be told from the first one's by."""
+_NOT_TEXT: Final = frozenset({"tool_calls", "function_call", "reasoning", "reasoning_content", "refusal"})
 _LIMITS: Final = ("max_completion_tokens", "max_tokens")
 
 
@@ -164,9 +165,9 @@ class Story:
 
     def _add(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta") or {}
-        if choice.get("index", 0) != 0 or any(
-            delta.get(name) for name in ("tool_calls", "function_call", "reasoning", "reasoning_content", "refusal")
-        ):
+        if choice.get("index", 0) != 0:
+            self._is_lost = True
+        if not _NOT_TEXT.isdisjoint(delta) and any(delta.get(name) for name in _NOT_TEXT):
             self._is_lost = True
         if choice.get("finish_reason"):
             self._is_done = True
