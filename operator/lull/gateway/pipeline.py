@@ -68,10 +68,10 @@ def admit(gateway: Gateway, exchange: Exchange) -> bool:
         gateway.budget.record_request(now=now)
         exchange.deadline = now + exchange.hold_seconds
         exchange.ticket, verdict = gateway.lines.arrive(exchange, exchange.deployment.key, exchange.limits)
-        if verdict in {Verdict.SHED_COUNT, Verdict.SHED_BYTES}:
-            raise queue_full("requests" if verdict is Verdict.SHED_COUNT else "bytes of requests")
         if verdict is Verdict.ADMIT:
             return True
+        if verdict is not Verdict.HOLD:
+            raise queue_full("requests" if verdict is Verdict.SHED_COUNT else "bytes of requests")
     else:
         _require_known(gateway, exchange)
         gateway.lines.hold_again(exchange.ticket, exchange)
