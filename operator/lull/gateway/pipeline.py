@@ -256,6 +256,8 @@ class Outcomes:
     def broke_off(self, exchange: Exchange, detail: str) -> None:
         if clock.monotonic() < exchange.total_due and (body := continue_stream(exchange)):
             exchange.body = body
+            if exchange.deployment is not None:
+                self._gateway.metrics.of(exchange.deployment.key).continued += 1
             self.failed(exchange, Failure.BROKEN, detail)
             return
         exchange.error = detail
