@@ -224,7 +224,7 @@ def _share_limits(settings: GatewaySettings) -> Tally | None:
     """The count that all gateways of this namespace share, where there is a place for it."""
     if not settings.valkey_url:
         return None
-    return Tally(settings.valkey_url, password=settings.valkey_password.get_secret_value(), prefix=settings.namespace)
+    return Tally(settings.valkey_url, password=settings.valkey_password, prefix=settings.namespace)
 
 
 def _bind(port: int) -> socket.socket:
