@@ -62,6 +62,7 @@ class Options:
     tracks_load: bool
     echoes_request_id: bool
     dev_mode: bool
+    is_pooling: bool
     runtime_lora: bool
     startup: float
     exit_after_startup: int | None
@@ -96,6 +97,7 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
     parser.add_argument("--max-loras", type=int, default=1)
     parser.add_argument("--max-lora-rank", type=int, default=16)
     parser.add_argument("--lora-modules", nargs="+", default=[])
+    parser.add_argument("--runner", default="auto")
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--enable-server-load-tracking", action="store_true")
     parser.add_argument("--enable-request-id-headers", action="store_true")
@@ -135,6 +137,7 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
         tracks_load=given.enable_server_load_tracking,
         echoes_request_id=given.enable_request_id_headers,
         dev_mode=_flag(environ.get("VLLM_SERVER_DEV_MODE", "0")),
+        is_pooling=given.runner == "pooling",
         runtime_lora=_flag(environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0")),
         startup=given.sim_startup,
         exit_after_startup=given.sim_exit_after_startup,

@@ -8,6 +8,10 @@ VERSION = "0.32.0"
 FINGERPRINT = "vllm-0.32.0-00000000"
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
+NO_STORE = (
+    "This vLLM engine does not support `store=True` and therefore does not support the background mode. To enable "
+    "these features, set the environment variable `VLLM_ENABLE_RESPONSES_API_STORE=1` when launching the vLLM server."
+)
 SHUTTING_DOWN = "cannot schedule new futures after shutdown"
 
 Json = dict[str, Any]
@@ -46,6 +50,8 @@ class Answer:
     is_chat: bool
     prompt_tokens: int
     wants_logprobs: bool
+    limit: int
+    """The most tokens that each choice may have."""
 
 
 @dataclass(slots=True)
@@ -57,6 +63,8 @@ class Choice:
     tokens: int = 0
     finish: str | None = None
     stop: str | None = None
+    is_open: bool = False
+    """Its stream has begun."""
 
 
 def token_text(index: int) -> str:

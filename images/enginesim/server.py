@@ -17,11 +17,13 @@ from aiohttp import web
 
 from . import payloads
 from .adapters import Adapters
+from .dialects import Completions, Dialect, Messages, Responses
 from .engine import Engine, Finish, Request, Timeline, Token
 from .groups import joining, leading
 from .metrics import Registry
 from .options import Behaviour, Options, missing_model, speed_of
-from .payloads import Answer, ApiError, Choice, Json, bad_request, error_body, invalid
+from .payloads import Answer, ApiError, Choice, Json, bad_request, invalid
+from .pooling import embed, embedding_answer, rerank_answer, score_answer
 
 _log = logging.getLogger("enginesim")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -162,9 +164,16 @@ class Server:
         get("/metrics", self.show_metrics, allow_head=False)
         get("/kv_event_sources", _constant({}), allow_head=False)
         get("/v1/models", self.models, allow_head=False)
-        post("/v1/chat/completions", self.chat)
-        post("/v1/completions", self.completions)
-        post("/invocations", self.invocations)
+        if self.options.is_pooling:
+            self._route_pooling(post)
+        else:
+            post("/v1/chat/completions", self.chat)
+            post("/v1/completions", self.completions)
+            post("/v1/responses", self.responses)
+            get("/v1/responses/{id}", self.response, allow_head=False)
+            post("/v1/messages", self.messages)
+            post("/v1/messages/count_tokens", self.count_tokens)
+            post("/invocations", self.invocations)
         post("/tokenize", self.tokenize)
         post("/detokenize", self.detokenize)
         if self.options.enable_lora and self.options.runtime_lora:
@@ -183,6 +192,14 @@ class Server:
         post("/sim/config", self.configure)
         post("/sim/die", self.die)
         return app
+
+    def _route_pooling(self, post: Callable[..., object]) -> None:
+        post("/v1/embeddings", self.embeddings)
+        for version in ("", "/v1", "/v2"):
+            post(f"{version}/rerank", self.rerank)
+        for version in ("", "/v1"):
+            post(f"{version}/score", self.score)
+        post("/invocations", self.embeddings)
 
     @web.middleware
     async def _outermost(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -210,7 +227,7 @@ class Server:
         try:
             return await handler(request)
         except ApiError as error:
-            return _json(error.body, status=error.status)
+            return _json(_in_words_of(request.path, error), status=error.status)
         except web.HTTPMethodNotAllowed as error:
             allowed = {"Allow": ", ".join(sorted(error.allowed_methods))}
             return _json({"detail": error.reason}, status=error.status, headers=allowed)
@@ -326,15 +343,9 @@ class Server:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        if "messages" not in body:
-            raise invalid("missing", "body.messages", "Field required")
-        if not isinstance(body["messages"], list):
-            raise invalid("list_type", "body.messages", "Input should be a valid list")
-        if not body["messages"]:
-            raise bad_request(
-                "Cannot apply chat template to an empty conversation. Provide at least one message.", None
-            )
-        return await self._complete(request, body, [_prompt_text(body)], is_chat=True)
+        _require_messages(body)
+        _refuse_empty(body)
+        return await self._complete(request, body, [_prompt_text(body)], "chatcmpl", Completions())
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
@@ -343,38 +354,138 @@ class Server:
             raise bad_request(
                 "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)", "prompt"
             )
-        return await self._complete(request, body, _prompts(prompt), is_chat=False)
+        return await self._complete(request, body, _prompts(prompt), "cmpl", Completions())
+
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        _require(body, "input")
+        self._model_of(body)
+        if body.get("background"):
+            raise ApiError(400, "invalid_request_error", payloads.NO_STORE, "background")
+        if body.get("previous_response_id") is not None:
+            raise _no_response(str(body["previous_response_id"]))
+        return await self._complete(request, body, [_input_text(body)], "resp", Responses())
+
+    async def response(self, request: web.Request) -> web.Response:
+        raise _no_response(request.match_info["id"])
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        _require(body, "model")
+        _require_messages(body)
+        _require(body, "max_tokens")
+        if isinstance(body["max_tokens"], int) and body["max_tokens"] < 1:
+            raise invalid("value_error", "body.max_tokens", "Value error, max_tokens must be positive")
+        _refuse_empty(body)
+        return await self._complete(request, body, [_prompt_text(body)], "chatcmpl", Messages())
+
+    async def count_tokens(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        _require(body, "model")
+        _require_messages(body)
+        self._model_of(body)
+        count = len(payloads.encode(_prompt_text(body)))
+        return _json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
     async def invocations(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         return await (self.chat(request) if "messages" in body else self.completions(request))
 
+    # ------------------------------------------------------------------ pooling
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        if "input" not in body and "messages" not in body:
+            raise invalid("missing", "body.input", "Field required")
+        model = self._model_of(body)
+        given = body.get("input", [])
+        texts = [_prompt_text(body)] if "messages" in body else _prompts(given) if given else []
+        if not texts:
+            raise ApiError(400, "BadRequestError", "You must pass at least one prompt")
+        if body.get("dimensions") is not None:
+            message = f"Model '{model}' does not support Matryoshka embeddings; dimensions must be unset"
+            raise ApiError(400, "BadRequestError", message)
+        tokens = await self._pool(texts)
+        is_text = body.get("encoding_format") == "base64"
+        return _json(embedding_answer(model, [embed(text) for text in texts], tokens, is_text=is_text))
+
+    async def rerank(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        _require(body, "query")
+        _require(body, "documents")
+        model = self._model_of(body)
+        documents = _texts(body["documents"])
+        query = str(body["query"])
+        tokens = await self._pool([query, *documents])
+        return _json(rerank_answer(model, query, documents, tokens, top_n=int(body.get("top_n") or len(documents))))
+
+    async def score(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        pairs = (("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2"))
+        keys = next((pair for pair in pairs if pair[0] in body and pair[1] in body), None)
+        if keys is None:
+            raise invalid("missing", "body.queries", "Field required")
+        model = self._model_of(body)
+        firsts, seconds = _texts(body[keys[0]]), _texts(body[keys[1]])
+        if len(firsts) == 1:
+            firsts = firsts * len(seconds)
+        tokens = await self._pool([*firsts[:1], *seconds])
+        return _json(score_answer(model, list(zip(firsts, seconds, strict=False)), tokens))
+
+    async def _pool(self, texts: list[str]) -> int:
+        """Take the time of a batch for these texts, and return how many tokens they are."""
+        self._refuse_endless(max(map(len, texts)))
+        lengths = [len(payloads.encode(text)) for text in texts]
+        for length in lengths:
+            self._refuse_long(length)
+        self._refuse_if_told({})
+        if self._is_full(len(texts)):
+            self.metrics.add("vllm:admission_rejections_total", reason="max_num_queued_reqs")
+            raise ApiError(503, "Service Unavailable", payloads.BUSY)
+        arrivals: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
+        name = secrets.token_hex(8)
+        requests = [Request(f"embd-{name}-{index}", length, 1) for index, length in enumerate(lengths)]
+        self._load += 1
+        sequences = [self._submit(Sequence(index, each, arrivals)) for index, each in enumerate(requests)]
+        try:
+            for _ in sequences:
+                _, token = await arrivals.get()
+                if token is None:
+                    raise EngineDeadError
+        finally:
+            self._leave(sequences, 1, 1)
+        return sum(lengths)
+
+    # ------------------------------------------------------------------ tokens
+
     async def _complete(
-        self, http: web.Request, body: Json, prompts: list[str], *, is_chat: bool
+        self, http: web.Request, body: Json, prompts: list[str], kind: str, dialect: Dialect
     ) -> web.StreamResponse:
         model = self._model_of(body)
         self._refuse_endless(max(map(len, prompts)))
         lengths = [len(payloads.encode(prompt)) for prompt in prompts]
-        limit, finish = self._token_limit(body, max(lengths), is_chat=is_chat)
+        limit, finish = self._token_limit(body, max(lengths), kind)
         count = _choices(body)
         if body.get("stream_options") and not body.get("stream"):
             message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
             raise bad_request(message, "stream_options")
         self._refuse_if_told(body)
         answer = Answer(
-            id=f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(8)}",
+            id=f"{kind}-{secrets.token_hex(8)}",
             created=int(time.time()),
             model=model,
-            is_chat=is_chat,
+            is_chat=kind == "chatcmpl",
             prompt_tokens=sum(lengths),
             wants_logprobs=body.get("logprobs") not in (None, False),
+            limit=limit,
         )
         adapter = model if model in self.adapters.loaded else None
         total = len(prompts) * count
         is_full = self._is_full(total)
         if is_full:
             self.metrics.add("vllm:admission_rejections_total", reason="max_num_queued_reqs")
-            if not (self.behaviour.late_rejection and body.get("stream")):
+            is_late = self.behaviour.late_rejection and isinstance(dialect, Completions)
+            if not (is_late and body.get("stream")):
                 raise ApiError(503, "Service Unavailable", payloads.BUSY)
         self._load += 1
         arrivals: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
@@ -384,56 +495,62 @@ class Server:
         sequences = [
             self._submit(Sequence(index, each, arrivals)) for index, each in enumerate(requests if not is_full else ())
         ]
+        choices = [Choice(sequence.index) for sequence in sequences]
         try:
             if body.get("stream"):
-                return await self._stream(http, body, answer, sequences, is_full=is_full)
-            return await self._gather(http, body, answer, sequences)
+                return await self._stream(http, body, answer, sequences, choices, dialect)
+            async for _ in self._tokens(http, body, sequences, choices):
+                pass
+            return _json(dialect.whole(answer, choices))
         finally:
-            self._load -= 1
-            for sequence in sequences:
-                self._settle(sequence, total, limit)
-            self._wake.set()
-            self._settled.set()
+            self._leave(sequences, total, limit)
 
-    async def _gather(
-        self, http: web.Request, body: Json, answer: Answer, sequences: list[Sequence]
-    ) -> web.StreamResponse:
-        choices = [Choice(index) for index in range(len(sequences))]
-        async for choice, _ in self._tokens(http, body, sequences, choices):
-            del choice
-        return _json(payloads.whole(answer, choices))
+    def _leave(self, sequences: list[Sequence], total: int, limit: int) -> None:
+        self._load -= 1
+        for sequence in sequences:
+            self._settle(sequence, total, limit)
+        self._wake.set()
+        self._settled.set()
 
     async def _stream(
-        self, http: web.Request, body: Json, answer: Answer, sequences: list[Sequence], *, is_full: bool
+        self,
+        http: web.Request,
+        body: Json,
+        answer: Answer,
+        sequences: list[Sequence],
+        choices: list[Choice],
+        dialect: Dialect,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         if self.options.echoes_request_id and "X-Request-Id" in http.headers:
             response.headers["X-Request-Id"] = http.headers["X-Request-Id"]
+        has_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        is_begun = False
         # vLLM sends the head before it schedules the request, so a queued stream looks open.
         await response.prepare(http)
-        if is_full:
-            await _send(response, error_body(503, "Service Unavailable", payloads.BUSY))
-            return await _finish(response)
-        choices = [Choice(index) for index in range(len(sequences))]
-        opened: set[int] = set()
         try:
             async for choice, text in self._tokens(http, body, sequences, choices):
-                if answer.is_chat and choice.index not in opened:
-                    opened.add(choice.index)
-                    await _send(response, payloads.opening(answer, choice.index))
-                is_last = choice.finish is not None and not (body.get("stream_options") or {}).get("include_usage")
-                await _send(response, payloads.delta(answer, choice, text, is_last=is_last))
+                events = [] if is_begun else dialect.begin(answer)
+                is_begun = True
+                await _send(response, events + dialect.grow(answer, choice, text, has_usage=has_usage))
         except ApiError as error:
-            await _send(response, error.body)
-            return await _finish(response)
-        if (body.get("stream_options") or {}).get("include_usage"):
-            await _send(response, payloads.closing(answer, sum(choice.tokens for choice in choices)))
-        return await _finish(response)
+            last = dialect.fail(error)
+            if last is None:
+                assert http.transport is not None
+                http.transport.abort()
+                raise ConnectionResetError from error
+        else:
+            last = dialect.end(answer, choices, has_usage=has_usage)
+        await _send(response, last)
+        await response.write_eof()
+        return response
 
     async def _tokens(
         self, http: web.Request, body: Json, sequences: list[Sequence], choices: list[Choice]
     ) -> AsyncIterator[tuple[Choice, str]]:
         """Yield each choice as it grows, with the text that is new."""
+        if not sequences:
+            raise ApiError(503, "Service Unavailable", payloads.BUSY)
         stops = _stops(body)
         unfinished = {sequence.index for sequence in sequences}
         while unfinished:
@@ -523,7 +640,7 @@ class Server:
             )
             raise bad_request(message, "input_text")
 
-    def _token_limit(self, body: Json, prompt: int, *, is_chat: bool) -> tuple[int, Finish]:
+    def _refuse_long(self, prompt: int) -> None:
         length = self.options.max_model_len
         if prompt > length:
             message = (
@@ -532,17 +649,21 @@ class Server:
                 f"length of the input prompt. (parameter=input_tokens, value={prompt})"
             )
             raise bad_request(message, "input_tokens")
-        given = body.get("max_completion_tokens") if is_chat else None
-        given = body.get("max_tokens") if given is None else given
+
+    def _token_limit(self, body: Json, prompt: int, kind: str) -> tuple[int, Finish]:
+        length = self.options.max_model_len
+        self._refuse_long(prompt)
+        given = body.get("max_completion_tokens") if kind == "chatcmpl" else None
+        given = body.get("max_output_tokens" if kind == "resp" else "max_tokens") if given is None else given
         if given is None:
-            return self.behaviour.default_tokens, Finish.STOP if is_chat else Finish.LENGTH
+            return self.behaviour.default_tokens, Finish.LENGTH if kind == "cmpl" else Finish.STOP
         if not isinstance(given, int):
             raise invalid("int_parsing", "body.max_tokens", "Input should be a valid integer")
         if given < 1:
             raise bad_request(
                 f"max_tokens must be at least 1, got {given}. (parameter=max_tokens, value={given})", "max_tokens"
             )
-        if given > length:
+        if given > length and kind != "resp":
             message = (
                 f"max_tokens={given} cannot be greater than max_model_len={length}. Please request fewer output "
                 f"tokens. (parameter=max_tokens, value={given})"
@@ -744,9 +865,47 @@ async def _body(request: web.Request) -> Json:
 
 
 def _field(body: Json, name: str) -> str:
+    _require(body, name)
+    return str(body[name])
+
+
+def _in_words_of(path: str, error: ApiError) -> Json:
+    """Write an error as a path's clients read it; what FastAPI refuses has one shape for all."""
+    kind = error.body["error"]["type"]
+    if not path.startswith("/v1/messages") or kind == "Bad Request":
+        return error.body
+    return {"type": "error", "error": {"type": kind, "message": error.body["error"]["message"]}}
+
+
+def _no_response(name: str) -> ApiError:
+    return ApiError(404, "invalid_request_error", f"Response with id '{name}' not found.", "response_id")
+
+
+def _require(body: Json, name: str) -> None:
     if name not in body:
         raise invalid("missing", f"body.{name}", "Field required")
-    return str(body[name])
+
+
+def _require_messages(body: Json) -> None:
+    _require(body, "messages")
+    if not isinstance(body["messages"], list):
+        raise invalid("list_type", "body.messages", "Input should be a valid list")
+
+
+def _refuse_empty(body: Json) -> None:
+    if not body["messages"]:
+        raise bad_request("Cannot apply chat template to an empty conversation. Provide at least one message.", None)
+
+
+def _input_text(body: Json) -> str:
+    """Write the input of a response as a conversation; an item that is no message counts for nothing."""
+    given = body["input"]
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return _prompt_text({"messages": items})
+
+
+def _texts(given: Any) -> list[str]:
+    return [str(each) for each in given] if isinstance(given, list) else [str(given)]
 
 
 def _prompt_text(body: Json) -> str:
@@ -810,11 +969,6 @@ async def _drop_no_type(_: web.Request, response: web.StreamResponse) -> None:
         del response.headers["Content-Type"]
 
 
-async def _send(response: web.StreamResponse, body: Json) -> None:
-    await response.write(f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode())
-
-
-async def _finish(response: web.StreamResponse) -> web.StreamResponse:
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-    return response
+async def _send(response: web.StreamResponse, events: list[bytes]) -> None:
+    for event in events:
+        await response.write(event)

@@ -82,6 +82,9 @@ OTHERS: dict[str, Any] = {
     "gateway.idleSeconds": 60,
     "gateway.maxTries": 2,
     "gateway.heartbeatSeconds": 5,
+    "gateway.accessLog": "errors",
+    "gateway.tracing.endpoint": "http://collector:4318",
+    "gateway.tracing.sampleRatio": 0.1,
     "gateway.drainSeconds": 10,
     "gateway.keys.required": True,
     "gateway.keys.secret": "keys",
@@ -104,6 +107,7 @@ COMPANY: dict[str, Values] = {
         for name in ("minReplicas", "maxReplicas", "cpuUtilization", "behavior")
     },
     "gateway.keys.valkey.passwordSecret.key": {"gateway": {"keys": {"valkey": {"passwordSecret": {"name": "valkey"}}}}},
+    "gateway.tracing.sampleRatio": {"gateway": {"tracing": {"endpoint": "http://collector:4318"}}},
     "monitoring.podMonitor.labels": {"monitoring": {"podMonitor": {"enabled": True}}},
     "monitoring.podMonitor.interval": {"monitoring": {"podMonitor": {"enabled": True}}},
 }
@@ -171,6 +175,8 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
         ({"image": {"digest": "latest"}}, "does not match"),
         ({"rbac": {"watchNamespace": "models"}}, "scope"),
         ({"gateway": {"drainSeconds": -1}}, "minimum"),
+        ({"gateway": {"accessLog": "some"}}, "accessLog"),
+        ({"gateway": {"tracing": {"endpoint": "collector:4317"}}}, "does not match"),
         ({"hub": {"endpoint": "mirror"}}, "does not match"),
         ({"hub": {"endpoint": ""}}, "minLength"),
         ({"oci": {"plainHttp": ["http://registry:5000"]}}, "does not match"),

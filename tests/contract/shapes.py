@@ -27,20 +27,21 @@ def form_of(response: httpx.Response) -> Form:
     if content_type == "application/json":
         body = response.json()
         error = body.get("error") if isinstance(body, dict) else None
-        fixed = (error["type"], error["param"], error["code"]) if isinstance(error, dict) else error
+        fixed = (error["type"], error.get("param"), error.get("code")) if isinstance(error, dict) else error
         return Form(response.status_code, content_type, shape(body), fixed)
     return Form(response.status_code, content_type, bool(response.content))
 
 
 def stream_form(text: str) -> list[Any]:
-    """Read the events of a stream, repeated forms once; every event is one `data:` line and an empty one."""
+    """Read the events of a stream, repeated forms once; every event is one `data:` line, after its name if it has one."""
     assert text.endswith("\n\n")
     forms: list[Any] = []
     for event in text.removesuffix("\n\n").split("\n\n"):
-        assert event.startswith("data: ")
-        assert "\n" not in event
-        payload = event.removeprefix("data: ")
-        form = payload if payload == "[DONE]" else shape(json.loads(payload))
+        *name, line = event.split("\n")
+        assert line.startswith("data: ")
+        assert len(name) <= 1
+        payload = line.removeprefix("data: ")
+        form = payload if payload == "[DONE]" else [*name, shape(json.loads(payload))]
         if form not in forms:
             forms.append(form)
     return forms

@@ -34,6 +34,15 @@ def _text(**fields: Any) -> dict[str, Any]:
     return {"model": "tiny", "prompt": "hi there", "max_tokens": 12, "ignore_eos": True, **fields}
 
 
+def _response(**fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "input": "hi", "max_output_tokens": 12, "ignore_eos": True, **fields}
+
+
+def _message(**fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": _HELLO, "max_tokens": 12, **fields}
+
+
+_RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 _USAGE = {"include_usage": True}
 _REQUESTS: dict[str, tuple[str, str, Any]] = {
     "health": ("GET", "/health", None),
@@ -65,6 +74,34 @@ _REQUESTS: dict[str, tuple[str, str, Any]] = {
     "completion with log-probabilities": ("POST", _TEXT, _text(logprobs=1)),
     "completion stream": ("POST", _TEXT, _text(stream=True)),
     "completion stream with usage": ("POST", _TEXT, _text(stream=True, stream_options=_USAGE)),
+    "response": ("POST", _RESPONSES, _response()),
+    "response to a conversation": ("POST", _RESPONSES, _response(input=_HELLO)),
+    "response stream": ("POST", _RESPONSES, _response(stream=True)),
+    "response without input": ("POST", _RESPONSES, {"model": "tiny"}),
+    "response of an unknown model": ("POST", _RESPONSES, _response(model="x")),
+    "response to a prompt that is too long": ("POST", _RESPONSES, _response(input="7 " * 5000)),
+    "response after another": ("POST", _RESPONSES, _response(previous_response_id="resp_x")),
+    "response in the background": ("POST", _RESPONSES, _response(background=True)),
+    "an earlier response": ("GET", f"{_RESPONSES}/resp_x", None),
+    "message": ("POST", _MESSAGES, _message()),
+    "message stream": ("POST", _MESSAGES, _message(stream=True)),
+    "message of an unknown model": ("POST", _MESSAGES, _message(model="x")),
+    "message without a limit": ("POST", _MESSAGES, {"model": "tiny", "messages": _HELLO}),
+    "message of no tokens": ("POST", _MESSAGES, _message(max_tokens=0)),
+    "message of too many tokens": ("POST", _MESSAGES, _message(max_tokens=100_000)),
+    "message without messages": ("POST", _MESSAGES, {"model": "tiny", "max_tokens": 4}),
+    "message in an empty conversation": ("POST", _MESSAGES, _message(messages=[])),
+    "message after one that is too long": (
+        "POST",
+        _MESSAGES,
+        _message(messages=[{"role": "user", "content": "7 " * 5000}]),
+    ),
+    "counting tokens": ("POST", f"{_MESSAGES}/count_tokens", {"model": "tiny", "messages": _HELLO}),
+    "counting an unknown model's tokens": ("POST", f"{_MESSAGES}/count_tokens", {"model": "x", "messages": _HELLO}),
+    "embeddings of a model that generates": ("POST", "/v1/embeddings", {"model": "tiny", "input": "hi"}),
+    "ranks by a model that generates": ("POST", "/rerank", {"model": "tiny", "query": "a", "documents": ["b"]}),
+    "scores by a model that generates": ("POST", "/score", {"model": "tiny", "text_1": "a", "text_2": "b"}),
+    "a model by its name": ("GET", "/v1/models/tiny", None),
     "invocation": ("POST", "/invocations", _chat()),
     "unknown model in a chat": ("POST", _CHAT, _chat(model="x")),
     "unknown model in a completion": ("POST", _TEXT, _text(model="x")),

@@ -43,11 +43,11 @@ class Heard:
         return tuple(answer.status for answer in self.answers)
 
 
-async def say(port: int, *pieces: bytes, pause: float = 0.0, quiet: float = QUIET, host: str = "127.0.0.1") -> Heard:
+async def say(port: int, *pieces: bytes, pause: float = 0.0, quiet: float = QUIET, patience: float = PATIENCE) -> Heard:
     """Send, with a pause between pieces, and listen until the gateway closes or has been quiet for a while."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        heard = asyncio.ensure_future(listen(reader, quiet=quiet))
+        heard = asyncio.ensure_future(listen(reader, quiet=quiet, patience=patience))
         try:
             for piece in pieces:
                 writer.write(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import pytest
@@ -432,7 +432,7 @@ class TestLeaving:
             world.put_pod(engine, pod="pod-1")
             await world.wait_listed()
             _, writer = await asyncio.open_connection("127.0.0.1", world.settings.port, limit=1)
-            writer.transport.pause_reading()  # type: ignore[attr-defined]  a socket's transport
+            cast("asyncio.Transport", writer.transport).pause_reading()
             writer.write(post(b'{"model":"llama","stream":true}'))
             await world.until(lambda: sent > 0)
             before = -1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lull.wire.openai import INFERENCE_PATHS
 from tests.hostile.engines import WHOLE, RawEngine, saying
-from tests.hostile.raw import say
+from tests.hostile.raw import PATIENCE, say
 from tests.hostile.spellings import Attempt, attempts
 
 if TYPE_CHECKING:
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 AT_ONCE = 64
 
 
-async def attempt_all(port: int, tried: list[Attempt]) -> list[tuple[Attempt, Heard]]:
-    slots = asyncio.Semaphore(AT_ONCE)
+async def attempt_all(
+    port: int, tried: list[Attempt], *, at_once: int = AT_ONCE, patience: float = PATIENCE
+) -> list[tuple[Attempt, Heard]]:
+    slots = asyncio.Semaphore(at_once)
 
     async def attempt(each: Attempt) -> tuple[Attempt, Heard]:
         async with slots:
-            return each, await say(port, each.request)
+            return each, await say(port, each.request, patience=patience)
 
     return await asyncio.gather(*map(attempt, tried))
 

@@ -172,11 +172,30 @@ def doctor(
 
 
 @app.command("gateway")
-def run_gateway() -> None:
+def run_gateway(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML with models and their engines, read again when it changes. Default: what a cluster has."
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the file.")] = False,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    listen: Annotated[int, typer.Option(hidden=True)] = 0,
+    admin: Annotated[Path, typer.Option(hidden=True)] = Path(),
+) -> None:
     """Run the OpenAI-compatible door in front of the engines."""
-    from lull.cli.gateway import run
+    from lull.cli.gateway import Place, check_file, run, run_file
 
-    run()
+    place = None if worker is None else Place(worker, listen, admin)
+    if config is None and check:
+        raise typer.BadParameter("--check goes with --config")
+    if config is None:
+        run(place)
+    elif check:
+        check_file(config)
+    else:
+        run_file(config, place)
 
 
 keys = typer.Typer(

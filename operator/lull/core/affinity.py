@@ -60,6 +60,8 @@ class Work:
     """A hash of each whole block of the prompt and all before it."""
     pending: int = 0
     """Of the prompt's tokens, those that its engine has yet to read; `routing.record_*` keep it."""
+    known: int = 0
+    """Of the prompt's tokens, those that its engine is expected to have in its cache."""
 
 
 def measure_work(call: Call, size: int, *, adapter: str = "") -> Work:

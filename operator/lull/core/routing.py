@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lull.api import names
 from lull.api.llmdeployment import Key
@@ -20,10 +20,15 @@ DEFAULT_MAX_NUM_SEQS: Final = 256
 SLOTS_PER_SEQUENCE: Final = 2
 """An engine is kept busy by as many waiting as running. The rest is held here, where a new endpoint can get it."""
 
-REMEMBERED_BLOCKS: Final = 4096
-"""Blocks of text that an endpoint is taken to have for sure; it may be up to twice as many. At 256 tokens each that is
-a million tokens, about what an 8B model has room for on one H200, in half a megabyte here."""
-SLACK: Final = 0.25
+HORIZON: Final = 1_048_576.0
+"""Tokens that an engine is taken to keep of what this gateway sends it, until it says what it had kept."""
+SHORTEST_HORIZON: Final = 16_384.0
+LONGEST_HORIZON: Final = 4_194_304.0
+"""At 256 tokens a block and 80 bytes for each, 1.3 MB for an endpoint."""
+WANTED_ACCURACY: Final = 0.75
+HASTE: Final = 4.0
+CACHE_WEIGHT: Final = 4.0
+SLACK: Final = 0.1
 
 FIRST_PENALTY: Final = 0.25
 LONGEST_PENALTY: Final = 8.0
@@ -46,6 +51,8 @@ class Endpoint:
     port: int
     ready: bool
     """Ready and not draining."""
+    revision: str = ""
+    """Of the pod; empty for an engine that nobody rolls out."""
     node: str = ""
     """The node that its pod is on."""
 
@@ -75,6 +82,10 @@ class Candidate:
     """Blocks that this gateway sent lately, and so are probably in its cache."""
     earlier: set[int] = field(default_factory=set)
     """Those before."""
+    read: float = 0.0
+    """Tokens that it had to read since `recent` was begun."""
+    horizon: float = HORIZON
+    """Tokens after which it has forgotten what it read."""
     salt: int = field(init=False)
     """Its place in the order that all gateways have in common."""
 
@@ -82,8 +93,10 @@ class Candidate:
         self.salt = int.from_bytes(blake2b(self.endpoint.uid.encode(), digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+_NO_WORK: Final = Work(0, 0)
+
+
+class Choice(NamedTuple):
     """What there is to know about the request that an endpoint is picked for."""
 
     slots: int
@@ -92,14 +105,15 @@ class Choice:
     """Endpoints (by uid) that failed this request before."""
     adapter: str = ""
     """The adapter that is asked for; empty for the model itself, which every endpoint has."""
-    work: Work = field(default_factory=lambda: Work(0, 0))
+    work: Work = _NO_WORK
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:
     """The endpoint that an engine pod is; None while it has no address or is nobody's."""
     metadata = pod["metadata"]
     status = pod.get("status") or {}
-    deployment = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    labels = metadata.get("labels") or {}
+    deployment = labels.get(names.LABEL_DEPLOYMENT)
     host = status.get("podIP")
     if not deployment or not host:
         return None
@@ -114,6 +128,7 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
         host=host,
         port=_port(pod),
         ready=ready and "deletionTimestamp" not in metadata,
+        revision=labels.get(names.LABEL_REVISION, ""),
         node=pod["spec"].get("nodeName") or "",
     )
 
@@ -125,7 +140,17 @@ def slots(deployment: LLMDeployment) -> int:
 
 def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: str = "") -> int:
     """Requests for an adapter, or for the model itself, that could be passed on right now."""
-    return sum(slots - candidate.in_flight for candidate in _list_fit(candidates, slots, now, adapter))
+    room = room_of_leaving = 0
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            left = slots - candidate.in_flight
+            if candidate.leaving:
+                room_of_leaving += left if left > 0 else 0
+            else:
+                is_one_staying = True
+                room += left if left > 0 else 0
+    return room if is_one_staying else room_of_leaving
 
 
 def is_open(candidate: Candidate, now: float) -> bool:
@@ -165,8 +190,10 @@ def record_start(candidate: Candidate, work: Work) -> None:
     if blocks:
         work.pending -= work.prompt_tokens * _count_known(candidate, blocks) // len(blocks)
         candidate.recent.update(blocks)
-        if len(candidate.recent) >= REMEMBERED_BLOCKS:
-            candidate.earlier, candidate.recent = candidate.recent, set()
+    work.known = work.prompt_tokens - work.pending
+    candidate.read += work.pending + work.output_tokens
+    if candidate.read >= candidate.horizon / 2:
+        candidate.earlier, candidate.recent, candidate.read = candidate.recent, set(), 0.0
     candidate.in_flight += 1
     candidate.outstanding += work.pending + work.output_tokens
 
@@ -177,11 +204,16 @@ def record_first_byte(candidate: Candidate, work: Work) -> None:
     work.pending = 0
 
 
-def record_finish(candidate: Candidate, work: Work) -> None:
-    """The try is over, however it ended."""
+def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = None) -> None:
+    """The try is over, however it ended; of the prompt, the engine said, it had so much in its cache."""
     candidate.in_flight -= 1
     candidate.outstanding -= work.pending + work.output_tokens
     work.pending = 0
+    if cached_tokens is not None and work.known:
+        # Remembered for too long, much of what is expected of its cache is not there.
+        right = min(cached_tokens, work.known)
+        horizon = candidate.horizon + HASTE * (right - WANTED_ACCURACY * work.known)
+        candidate.horizon = min(LONGEST_HORIZON, max(SHORTEST_HORIZON, horizon))
 
 
 def forget_blocks(candidate: Candidate) -> None:
@@ -235,20 +267,25 @@ def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: 
 
     Those that are about to leave are spared while another is open, even one that is full: that one has the longer life.
     """
-    fit = [
-        candidate
-        for candidate in candidates
-        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters)
-    ]
-    staying = [candidate for candidate in fit if not candidate.leaving] or fit
-    return [candidate for candidate in staying if candidate.in_flight < slots]
+    fit: list[Candidate] = []
+    leaving: list[Candidate] = []
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            if candidate.leaving:
+                leaving.append(candidate)
+            else:
+                is_one_staying = True
+                if candidate.in_flight < slots:
+                    fit.append(candidate)
+    return fit if is_one_staying else [candidate for candidate in leaving if candidate.in_flight < slots]
 
 
 def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
     blocks = work.blocks
     known = [_count_known(candidate, blocks) for candidate in fit]
     share = work.prompt_tokens / len(blocks)
-    costs = [candidate.outstanding - count * share for candidate, count in zip(fit, known, strict=True)]
+    costs = [candidate.outstanding - CACHE_WEIGHT * count * share for candidate, count in zip(fit, known, strict=True)]
     limit = min(costs) + SLACK * work.prompt_tokens
     multiplier = 2 * blocks[min(max(known), len(blocks) - 1)] + 1
     near = [candidate for candidate, cost in zip(fit, costs, strict=True) if cost <= limit]

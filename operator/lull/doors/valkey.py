@@ -179,7 +179,7 @@ class Tally:
         """Gateways with the same prefix share."""
         self._client = Valkey.from_url(
             url,
-            **({"password": password} if password else {}),
+            password=password or None,
             socket_connect_timeout=CONNECT_DEADLINE,
             max_connections=1,
         )

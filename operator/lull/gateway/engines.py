@@ -20,6 +20,7 @@ KEEP_ALIVE_SECONDS: Final = 2.0
 MAX_IDLE: Final = 512
 """Idle connections that are kept for one endpoint."""
 MAX_HEAD_BYTES: Final = 64 * 1024
+"""For an answer's head, for its trailers, and for anything else that comes in and is no body."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_keeps_alive",
         "_parser",
         "_pool",
+        "_silent_bytes",
         "_until_close",
         "address",
         "headers",
@@ -84,6 +86,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._head: tuple[int, Headers, int | None] | None = None
         self._head_bytes = 0
+        self._silent_bytes = 0
+        """What came in since something of an answer did: heads that have no end, and interim answers."""
         self._until_close = False
         self._keeps_alive = True
         self._complete = False
@@ -139,6 +143,12 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(f"the engine's answer is not HTTP: {error}")
             return
+        if self._head is None and not self.pieces and not self._complete:
+            self._silent_bytes += len(data)
+            if self._silent_bytes > MAX_HEAD_BYTES:
+                self._fail("the engine's answer has a part without end")
+            return
+        self._silent_bytes = 0
         if self._head is not None:
             head, self._head = self._head, None
             reading.head(*head)
@@ -177,6 +187,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         headers, self.headers = self.headers, []
+        if self._parser.get_http_version() not in {"1.1", "1.0"} or not 100 <= status < 600:
+            raise ValueError("not an answer of HTTP/1.1")
         if status < 200:
             if status == 101:
                 raise ValueError("the engine switched protocols")
@@ -188,6 +200,8 @@ class Connection(asyncio.Protocol):
             if name == b"content-length":
                 length = int(value)
             elif name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked":
+                    raise ValueError("a transfer coding other than chunked")
                 is_chunked = True
         self._until_close = length is None and not is_chunked and status not in {204, 304}
         self._head = (status, headers, length)

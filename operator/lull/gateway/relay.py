@@ -61,6 +61,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
 }
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"set-cookie", b"x-request-id"}
 
+_BODILESS: Final = frozenset({204, 304})
 _SHUTTING_DOWN: Final = "after shutdown"
 _UNKNOWN_MODEL: Final = "does not exist"
 _ENGINE_DEAD: Final = "EngineCore"
@@ -140,16 +141,21 @@ class Relay:
         self._fail_or_break(Failure.BROKEN, "pod deleted")
 
     def expire(self) -> None:
-        """The engine has been silent for too long."""
-        if self._exchange.begun_at is not None:
-            self._break_off("time-out")
+        """The engine has been silent for too long, or its answer is too long in coming to an end."""
+        exchange = self._exchange
+        is_total = clock.monotonic() >= exchange.total_due
+        if exchange.begun_at is not None:
+            self._break_off("the answer took too long" if is_total else "the engine fell silent")
             return
         self._close()
-        seconds = self._gateway.settings.first_byte_seconds
+        seconds = exchange.limits.total_seconds if is_total else exchange.first_byte_seconds
         self._outcome.refused(
-            self._exchange,
+            exchange,
             Refusal(
-                504, f"The engine did not answer within {seconds:g} s.", kind="server_error", code="engine_timeout"
+                504,
+                f"The engine did not {'finish' if is_total else 'answer'} within {seconds:g} s.",
+                kind="server_error",
+                code="engine_timeout",
             ),
         )
 
@@ -169,7 +175,7 @@ class Relay:
         if self._connection is not None and self._is_paused:
             self._is_paused = False
             self._connection.transport.resume_reading()
-            self._exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+            self._exchange.due = self._find_due()
 
     # What the connection calls.
 
@@ -197,7 +203,7 @@ class Relay:
         elif status == 200 and _is_event_stream(headers):
             call = self._exchange.call
             self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
-        elif length is not None and length <= WHOLE_BYTES:
+        elif (length is not None and length <= WHOLE_BYTES) or status in _BODILESS:
             self._whole = []
 
     def body(self, data: bytes) -> None:
@@ -267,13 +273,19 @@ class Relay:
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
             return
-        if exchange.begun_at is None and not self._is_beginning(passage):
-            return
+        if exchange.begun_at is None:
+            if not self._is_beginning(passage):
+                return
+        elif exchange.stage is Stage.WAITING:
+            self._go_on()
         if self._kept:
             whole, self._kept = self._kept + whole, b""
         exchange.events += passage.events
-        exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+        exchange.due = self._find_due()
         if exchange.tap is not None:
+            if passage.error is not None and self._is_death(passage.error):
+                self._break_off(passage.error.message, before=exchange.tap(_without_last(whole)))
+                return
             whole = exchange.tap(whole)
         if passage.done or passage.error is not None:
             self._end_stream(passage, whole)
@@ -309,11 +321,19 @@ class Relay:
 
     def _begin(self, *, is_event_stream: bool) -> None:
         exchange = self._exchange
-        routing.record_success(self.candidate)
-        routing.record_first_byte(self.candidate, exchange.work)
-        exchange.stage = Stage.STREAMING
+        self._go_on()
         exchange.reply.begin(self._status, _response_headers(self._headers), is_event_stream=is_event_stream)
-        exchange.due = clock.monotonic() + self._gateway.settings.idle_seconds
+        exchange.due = self._find_due()
+
+    def _go_on(self) -> None:
+        """The engine answers, be it what another one has begun."""
+        routing.record_success(self.candidate)
+        routing.record_first_byte(self.candidate, self._exchange.work)
+        self._exchange.stage = Stage.STREAMING
+
+    def _is_death(self, error: StreamError) -> bool:
+        """Whether an engine says inside a stream that it will never end it, and another one may."""
+        return self._exchange.begun_at is not None and _find_failure(error) is not None
 
     def _write(self, chunk: bytes, *, torn: bool = False) -> None:
         exchange = self._exchange
@@ -336,7 +356,9 @@ class Relay:
         self._close()
         self._outcome.failed(self._exchange, failure, detail)
 
-    def _break_off(self, detail: str) -> None:
+    def _break_off(self, detail: str, *, before: bytes = b"") -> None:
+        if before:
+            self._write(before)
         self._close()
         self._outcome.broke_off(self._exchange, detail)
 
@@ -370,6 +392,11 @@ class Relay:
         self._exchange.relay = None
         routing.record_finish(self.candidate, self._exchange.work)
         self._gateway.relays.discard(self)
+
+    def _find_due(self) -> float:
+        exchange = self._exchange
+        due = clock.monotonic() + exchange.idle_seconds
+        return min(due, exchange.total_due)
 
     def _request_head(self) -> bytes:
         exchange = self._exchange
@@ -410,6 +437,11 @@ class Relays:
         """The pod no longer exists."""
         for relay in tuple(self._open.get(uid, ())):
             relay.lose()
+
+
+def _without_last(whole: bytes) -> bytes:
+    """Events without the last of them."""
+    return whole[: whole.rstrip(b"\r\n").rfind(b"\n\n") + 2] if b"\n\n" in whole.rstrip(b"\r\n") else b""
 
 
 def _find_failure(error: StreamError | None, *, first_event: bool = False) -> tuple[Failure, str] | None:

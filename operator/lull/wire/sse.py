@@ -88,6 +88,7 @@ class EventReader:
         self.torn = False
         """What was passed on ends inside an event, since that one is too long to wait for."""
         self._last = _LAST.get(path, _DONE)
+        self._given = fingerprint
         self._sifter = Sifter(fingerprint) if strip_usage else None
         self._rest = bytearray()
         self._plain = _PLAIN.get(path, b"")
@@ -96,7 +97,7 @@ class EventReader:
     @property
     def fingerprint(self) -> bytes | None:
         """For the next reader of a stream from this engine."""
-        return self._sifter.fingerprint if self._sifter is not None else None
+        return self._sifter.fingerprint if self._sifter is not None else self._given
 
     def read(self, chunk: bytes) -> Passage:
         if not self._rest and chunk.endswith(b"\n\n"):
@@ -165,14 +166,16 @@ class EventReader:
             done = done or data == _DONE or (content is not None and content.get("type") in _LAST_TYPES)
             kept = block
             if sifter is not None:
+                removed = sifter.removed
                 kept = sifter.sift(block, content, is_end=done or error is not None)
+                count -= sifter.removed - removed
                 if sifter.is_holding:
                     # What comes next waits behind it, however plain it is.
                     self._plain = b""
             passed.append(kept)
             if error is not None:
                 return Passage(b"".join(passed), count > 0, error, False, count)
-            count += data is not None and bool(kept or (sifter is not None and sifter.is_holding))
+            count += data is not None
         return Passage(b"".join(passed), count > 0, None, done, count)
 
     def _find_interest(self, tail: bytes) -> int:

@@ -692,6 +692,58 @@ class TestBreaking:
         assert b"engine_failed" in events(body)[-1]
 
 
+class TestTimeouts:
+    async def test_an_engine_that_answers_nothing_is_given_up(self, world: World) -> None:
+        world.add_model(requests={"timeouts": {"firstByte": "1s"}})
+        gate = Gate()
+        engine = await world.add_engine(gate)
+        await world.wait_listed()
+
+        status, body = await world.ask()
+
+        assert status == 504
+        assert orjson.loads(body)["error"]["message"] == "The engine did not answer within 1 s."
+        await world.until(lambda: engine.cancelled == 1)
+
+    async def test_an_answer_must_end_in_time(self, world: World) -> None:
+        async def trickle(request: web.BaseRequest) -> web.StreamResponse:
+            response = await stream(request, CHUNKS[0])
+            while True:
+                await asyncio.sleep(0.05)
+                await response.write(CHUNKS[1])
+
+        world.add_model(requests={"timeouts": {"total": "1s"}})
+        engine = await world.add_engine(trickle)
+        await world.wait_listed()
+
+        status, body = await world.ask(stream=True)
+
+        assert status == 200
+        assert orjson.loads(events(body)[-1])["error"]["code"] == "engine_failed"
+        await world.until(lambda: engine.cancelled == 1)
+
+    async def test_a_client_may_wait_for_less_long(self, world: World) -> None:
+        world.add_model()
+        await world.wait_listed()
+
+        async with world.session.post(
+            f"{world.url}/v1/completions", json={"model": "llama", "prompt": "x"}, headers={"x-lull-timeout": "0.1"}
+        ) as response:
+            assert response.status == 503
+            assert (await response.json())["error"]["code"] == "cold_start_timeout"
+
+    async def test_a_wish_that_is_no_number_is_refused(self, world: World) -> None:
+        world.add_model()
+        await world.wait_listed()
+
+        for wish in ("soon", "-1", "nan", "inf", ""):
+            async with world.session.post(
+                f"{world.url}/v1/completions", json={"model": "llama", "prompt": "x"}, headers={"x-lull-timeout": wish}
+            ) as response:
+                assert response.status == 400
+                assert (await response.json())["error"]["code"] == "invalid_header"
+
+
 class TestOperating:
     async def test_a_held_request_wakes_the_poll_at_once(self, world: World) -> None:
         world.add_model()

@@ -1,0 +1,59 @@
+"""What was asked of a service once: arrivals, lengths, and which blocks of 512 tokens prompts have in common."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FOLDER: Final = Path(__file__).parents[1] / "data"
+CONVERSATION: Final = "mooncake_fast25_conversation_prefix.csv.gz"
+"""Kimi's conversations. All begin with the same block, and 37 % of the tokens were in an earlier prompt."""
+PLAIN: Final = "azure2023_conv.csv.gz"
+"""Azure's conversations, without a word on what they have in common: taken as nothing."""
+BLOCK_TOKENS: Final = 512
+TICK: Final = 3.0
+"""Seconds between the times that Mooncake's trace knows; within them requests are spread at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request."""
+
+    at: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...]
+
+
+def read_trace(name: str, *, count: int | None = None) -> list[Arrival]:
+    """The first so many requests of a trace, all of them without a count."""
+    with gzip.open(FOLDER / name, "rt") as lines:
+        rows = [row for _, row in zip(range(count or 10**9), csv.DictReader(lines), strict=False)]
+    noise = random.Random(1)
+    arrivals = []
+    for row in rows:
+        blocks = tuple(int(block) for block in row.get("block512_hash_ids", "").split())
+        at = float(row["timestamp_s"]) + (noise.random() * TICK if blocks else 0.0)
+        arrivals.append(Arrival(at, int(row["input_tokens"]), int(row["output_tokens"]), blocks))
+    return sorted(arrivals, key=lambda arrival: arrival.at)
+
+
+def offered(arrivals: Sequence[Arrival]) -> float:
+    """Prompt tokens that arrive in a second."""
+    return sum(arrival.prompt_tokens for arrival in arrivals) / (arrivals[-1].at - arrivals[0].at)
+
+
+def rescale(arrivals: Sequence[Arrival], *, rate: float) -> list[Arrival]:
+    """The same requests in the same order, faster or slower, so that so many prompt tokens arrive in a second."""
+    factor = offered(arrivals) / rate
+    return [
+        Arrival(arrival.at * factor, arrival.prompt_tokens, arrival.output_tokens, arrival.blocks)
+        for arrival in arrivals
+    ]
