@@ -146,10 +146,10 @@ def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: st
         if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
             left = slots - candidate.in_flight
             if candidate.leaving:
-                room_of_leaving += left if left > 0 else 0
+                room_of_leaving += max(0, left)
             else:
                 is_one_staying = True
-                room += left if left > 0 else 0
+                room += max(0, left)
     return room if is_one_staying else room_of_leaving
 
 
