@@ -173,7 +173,12 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         on_refused=refuse,
         displaced=pipeline.queue_full,
     )
-    metrics = GatewayMetrics(lines.demand, lost_lines=lambda: outlet.lost)
+    tally = _share_limits(settings)
+    metrics = GatewayMetrics(
+        lines.demand,
+        lost_lines=lambda: outlet.lost,
+        shares_limits=lambda: tally is not None and tally.is_available,
+    )
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
     async with AsyncExitStack() as stack:
@@ -199,7 +204,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             answers=answers,
             keyring=Keyring(is_read=False),
             ledger=Ledger(),
-            tally=_share_limits(settings),
+            tally=tally,
             spawn=spawn,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
