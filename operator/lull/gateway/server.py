@@ -170,7 +170,12 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         on_refused=refuse,
         displaced=pipeline.queue_full,
     )
-    metrics = GatewayMetrics(lines.demand, lost_lines=lambda: outlet.lost)
+    tally = _share_limits(settings)
+    metrics = GatewayMetrics(
+        lines.demand,
+        lost_lines=lambda: outlet.lost,
+        shares_limits=lambda: tally is not None and tally.is_available,
+    )
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
     async with AsyncExitStack() as stack:
@@ -196,7 +201,7 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             answers=answers,
             keyring=Keyring(is_read=False),
             ledger=Ledger(),
-            tally=_share_limits(settings),
+            tally=tally,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
         try:
@@ -223,4 +228,4 @@ def _share_limits(settings: GatewaySettings) -> Tally | None:
     """The count that all gateways of this namespace share, where there is a place for it."""
     if not settings.valkey_url:
         return None
-    return Tally(settings.valkey_url, password=settings.valkey_password.get_secret_value(), prefix=settings.namespace)
+    return Tally(settings.valkey_url, password=settings.valkey_password, prefix=settings.namespace)
