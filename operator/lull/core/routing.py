@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lull.api import names
 from lull.api.llmdeployment import Key
@@ -20,14 +20,15 @@ DEFAULT_MAX_NUM_SEQS: Final = 256
 SLOTS_PER_SEQUENCE: Final = 2
 """An engine is kept busy by as many waiting as running. The rest is held here, where a new endpoint can get it."""
 
-HORIZON: Final = 262_144.0
+HORIZON: Final = 1_048_576.0
 """Tokens that an engine is taken to keep of what this gateway sends it, until it says what it had kept."""
 SHORTEST_HORIZON: Final = 16_384.0
 LONGEST_HORIZON: Final = 4_194_304.0
 """At 256 tokens a block and 80 bytes for each, 1.3 MB for an endpoint."""
 WANTED_ACCURACY: Final = 0.75
+HASTE: Final = 4.0
 CACHE_WEIGHT: Final = 4.0
-SLACK: Final = 0.25
+SLACK: Final = 0.1
 
 FIRST_PENALTY: Final = 0.25
 LONGEST_PENALTY: Final = 8.0
@@ -50,6 +51,8 @@ class Endpoint:
     port: int
     ready: bool
     """Ready and not draining."""
+    revision: str = ""
+    """Of the pod; empty for an engine that nobody rolls out."""
     node: str = ""
     """The node that its pod is on."""
 
@@ -90,8 +93,10 @@ class Candidate:
         self.salt = int.from_bytes(blake2b(self.endpoint.uid.encode(), digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+_NO_WORK: Final = Work(0, 0)
+
+
+class Choice(NamedTuple):
     """What there is to know about the request that an endpoint is picked for."""
 
     slots: int
@@ -100,14 +105,15 @@ class Choice:
     """Endpoints (by uid) that failed this request before."""
     adapter: str = ""
     """The adapter that is asked for; empty for the model itself, which every endpoint has."""
-    work: Work = field(default_factory=lambda: Work(0, 0))
+    work: Work = _NO_WORK
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:
     """The endpoint that an engine pod is; None while it has no address or is nobody's."""
     metadata = pod["metadata"]
     status = pod.get("status") or {}
-    deployment = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    labels = metadata.get("labels") or {}
+    deployment = labels.get(names.LABEL_DEPLOYMENT)
     host = status.get("podIP")
     if not deployment or not host:
         return None
@@ -122,6 +128,7 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
         host=host,
         port=_port(pod),
         ready=ready and "deletionTimestamp" not in metadata,
+        revision=labels.get(names.LABEL_REVISION, ""),
         node=pod["spec"].get("nodeName") or "",
     )
 
@@ -133,7 +140,17 @@ def slots(deployment: LLMDeployment) -> int:
 
 def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: str = "") -> int:
     """Requests for an adapter, or for the model itself, that could be passed on right now."""
-    return sum(slots - candidate.in_flight for candidate in _list_fit(candidates, slots, now, adapter))
+    room = room_of_leaving = 0
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            left = slots - candidate.in_flight
+            if candidate.leaving:
+                room_of_leaving += left if left > 0 else 0
+            else:
+                is_one_staying = True
+                room += left if left > 0 else 0
+    return room if is_one_staying else room_of_leaving
 
 
 def is_open(candidate: Candidate, now: float) -> bool:
@@ -195,7 +212,7 @@ def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = 
     if cached_tokens is not None and work.known:
         # Remembered for too long, much of what is expected of its cache is not there.
         right = min(cached_tokens, work.known)
-        horizon = candidate.horizon + right - WANTED_ACCURACY * work.known
+        horizon = candidate.horizon + HASTE * (right - WANTED_ACCURACY * work.known)
         candidate.horizon = min(LONGEST_HORIZON, max(SHORTEST_HORIZON, horizon))
 
 
@@ -250,13 +267,18 @@ def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: 
 
     Those that are about to leave are spared while another is open, even one that is full: that one has the longer life.
     """
-    fit = [
-        candidate
-        for candidate in candidates
-        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters)
-    ]
-    staying = [candidate for candidate in fit if not candidate.leaving] or fit
-    return [candidate for candidate in staying if candidate.in_flight < slots]
+    fit: list[Candidate] = []
+    leaving: list[Candidate] = []
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            if candidate.leaving:
+                leaving.append(candidate)
+            else:
+                is_one_staying = True
+                if candidate.in_flight < slots:
+                    fit.append(candidate)
+    return fit if is_one_staying else [candidate for candidate in leaving if candidate.in_flight < slots]
 
 
 def _pick_near(fit: list[Candidate], work: Work) -> Candidate:

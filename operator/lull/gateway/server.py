@@ -15,6 +15,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from lull.core.answers import Answers
 from lull.core.keys import Keyring
 from lull.core.limits import Ledger
 from lull.core.routing import RetryBudget
@@ -30,6 +31,7 @@ from lull.gateway.door import BACKLOG, Door
 from lull.gateway.engines import Engines
 from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
+from lull.gateway.recall import review_answers
 from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
 
@@ -138,6 +140,8 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         for adapter in lines.list_adapters(key):
             if why := pipeline.find_failure(directory, key, adapter):
                 lines.turn_away(key, partial(pipeline.adapter_failed, adapter, why), adapter=adapter)
+        if answers.is_keeping(key):
+            review_answers(gateway, key)
         lines.release(key)
 
     def drop_adapter(key: Key, adapter: str) -> None:
@@ -148,6 +152,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         lines.turn_away(key, partial(pipeline.gone, key.name))
         lines.forget(key)
         metrics.forget(key)
+        answers.purge(key)
 
     def go(exchange: Exchange) -> None:
         pipeline.go(gateway, exchange)
@@ -160,6 +165,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
 
     outlet = Outlet(STANDARD_OUTPUT)
     relays = Relays()
+    answers = Answers()
     directory = Directory(on_change=change, on_lost=relays.lose, on_gone=drop, on_adapter_gone=drop_adapter)
     lines = Lines(
         lambda key, adapter: directory.free(key, now=clock.monotonic(), adapter=adapter),
@@ -190,6 +196,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             log=structlog.get_logger("lull.gateway"),
             residency=residency,
             budget=RetryBudget(),
+            answers=answers,
             keyring=Keyring(is_read=False),
             ledger=Ledger(),
             tally=_share_limits(settings),
