@@ -359,8 +359,9 @@ def _look_up(gateway: Gateway, exchange: Exchange) -> None:
     directory = gateway.directory
     catalogue = directory.catalogue
     call = exchange.call
-    exchange.deployment = catalogue.find(call.model)
-    deployment = _require_known(gateway, exchange)
+    deployment = exchange.deployment = catalogue.find(call.model)
+    if deployment is None:
+        raise unknown_model(call.model, access.list_names(exchange.key, catalogue.names))
     exchange.limits = directory.limits(deployment)
     if call.model in catalogue.adapters:
         exchange.adapter = call.model
