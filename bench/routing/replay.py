@@ -40,11 +40,12 @@ def replay(
     engines: int,
     gateways: int = 1,
     room: int = ROOM,
+    seed: int = 2,
 ) -> Outcome:
     """Send all requests, and wait for the last answer. Each goes to a gateway that chance picks."""
     pool = [Engine(room) for _ in range(engines)]
     rules = [make(engines, number) for number in range(gateways)]
-    deal = random.Random(2)
+    deal = random.Random(seed)
     jobs: list[Job] = []
     events: list[tuple[float, int, int]] = []
     stamps = [0] * engines

@@ -22,6 +22,7 @@ _PAUSE = 0.25
 _FLAGS = (
     *("--served-model-name", "tiny", "tiny-alias", "--host", "127.0.0.1", "--enforce-eager", "--max-model-len", "2048"),
     *("--max-num-seqs", "4", "--max-num-queued-reqs", "8", "--enable-lora", "--max-loras", "2"),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
 )
 _ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",

@@ -146,7 +146,7 @@ def parse_entry(id_: str, content: object) -> KeyEntry:
     if not is_key_id(id_):
         raise InvalidKey(f"{id_[:64]!r} is no id: lower-case letters, digits, hyphens and dots, at most 63")
     if isinstance(content, str | bytes):
-        content = _load(content)
+        content = _load(id_, content)
     try:
         return KeyEntry.model_validate(content)
     except ValidationError as error:
@@ -172,10 +172,10 @@ def digest_of(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
-def _load(text: str | bytes) -> object:
+def _load(id_: str, text: str | bytes) -> object:
     try:
         # Nearly all are JSON, which is read a hundred times as fast.
         return json.loads(text) if text[:1] in {"{", b"{"} else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError):
         # In words of our own: a parser's would quote what is in the Secret.
-        raise InvalidKey("neither JSON nor YAML") from None
+        raise InvalidKey(f"{id_}: neither JSON nor YAML") from None

@@ -20,14 +20,15 @@ DEFAULT_MAX_NUM_SEQS: Final = 256
 SLOTS_PER_SEQUENCE: Final = 2
 """An engine is kept busy by as many waiting as running. The rest is held here, where a new endpoint can get it."""
 
-HORIZON: Final = 262_144.0
+HORIZON: Final = 1_048_576.0
 """Tokens that an engine is taken to keep of what this gateway sends it, until it says what it had kept."""
 SHORTEST_HORIZON: Final = 16_384.0
 LONGEST_HORIZON: Final = 4_194_304.0
 """At 256 tokens a block and 80 bytes for each, 1.3 MB for an endpoint."""
 WANTED_ACCURACY: Final = 0.75
+HASTE: Final = 4.0
 CACHE_WEIGHT: Final = 4.0
-SLACK: Final = 0.25
+SLACK: Final = 0.1
 
 FIRST_PENALTY: Final = 0.25
 LONGEST_PENALTY: Final = 8.0
@@ -50,6 +51,8 @@ class Endpoint:
     port: int
     ready: bool
     """Ready and not draining."""
+    revision: str = ""
+    """Of the pod; empty for an engine that nobody rolls out."""
     node: str = ""
     """The node that its pod is on."""
 
@@ -109,7 +112,8 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
     """The endpoint that an engine pod is; None while it has no address or is nobody's."""
     metadata = pod["metadata"]
     status = pod.get("status") or {}
-    deployment = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    labels = metadata.get("labels") or {}
+    deployment = labels.get(names.LABEL_DEPLOYMENT)
     host = status.get("podIP")
     if not deployment or not host:
         return None
@@ -124,6 +128,7 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
         host=host,
         port=_port(pod),
         ready=ready and "deletionTimestamp" not in metadata,
+        revision=labels.get(names.LABEL_REVISION, ""),
         node=pod["spec"].get("nodeName") or "",
     )
 
@@ -207,7 +212,7 @@ def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = 
     if cached_tokens is not None and work.known:
         # Remembered for too long, much of what is expected of its cache is not there.
         right = min(cached_tokens, work.known)
-        horizon = candidate.horizon + right - WANTED_ACCURACY * work.known
+        horizon = candidate.horizon + HASTE * (right - WANTED_ACCURACY * work.known)
         candidate.horizon = min(LONGEST_HORIZON, max(SHORTEST_HORIZON, horizon))
 
 

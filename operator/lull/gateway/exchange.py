@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import LLMDeployment
     from lull.core.admission import Limits, Ticket
     from lull.core.affinity import Work
+    from lull.core.answers import Answers
     from lull.core.keys import ApiKey, Keyring
     from lull.core.limits import Grant, Ledger
     from lull.core.routing import Candidate, RetryBudget
@@ -122,6 +123,8 @@ class Exchange(_Always):
     """What the limits have set aside for it."""
     usage: Usage | None = None
     recording: bytearray | None = None
+    slot = b""
+    """Under which the response cache keeps the answer that is being recorded."""
     tap: Callable[[bytes], bytes] | None = None
     """Sees every run of whole events of a stream, and says what the client gets instead."""
     served = ""
@@ -204,6 +207,7 @@ class Gateway:
     log: structlog.stdlib.BoundLogger
     residency: Residency
     budget: RetryBudget
+    answers: Answers
     keyring: Keyring
     ledger: Ledger
     tally: Tally | None

@@ -20,8 +20,11 @@ from lull.core.affinity import measure_work
 from lull.core.routing import Choice
 from lull.doors import clock
 from lull.gateway import access, listing, tracing
+from lull.gateway.continuing import continue_stream
 from lull.gateway.counting import count
+from lull.gateway.detour import detour, turn
 from lull.gateway.exchange import Defer, Failure, Stage
+from lull.gateway.recall import recall, remember
 from lull.gateway.relay import Relay
 from lull.wire.openai import INFERENCE_PATHS, Refusal, parse_call, unavailable, unknown_model
 
@@ -117,7 +120,7 @@ def forward(gateway: Gateway, exchange: Exchange) -> None:
     gateway.lines.start(exchange.ticket)
 
 
-ONCE: Final[tuple[Step, ...]] = (access.authenticate, find_model, access.charge)
+ONCE: Final[tuple[Step, ...]] = (access.authenticate, find_model, detour, access.charge, recall)
 
 
 def serve(gateway: Gateway, exchange: Exchange) -> None:
@@ -177,11 +180,14 @@ def go(gateway: Gateway, exchange: Exchange) -> None:
 
 
 def refuse(gateway: Gateway, exchange: Exchange, refusal: Refusal) -> None:
-    """End a request with a no."""
+    """End a request with a no, unless another model takes it on."""
     if exchange.is_over:
         return
     if exchange.stage is Stage.HELD:
         exchange.held_seconds += clock.monotonic() - exchange.held_since
+    if refusal.code is not None and turn(gateway, exchange, refusal.code):
+        _try(gateway, exchange)
+        return
     exchange.error = exchange.error or refusal.message
     exchange.reason = refusal.code or ""
     exchange.recording = None
@@ -196,6 +202,7 @@ def finish(gateway: Gateway, exchange: Exchange) -> None:
     exchange.is_over = True
     exchange.ended_at = clock.monotonic()
     access.settle(gateway, exchange)
+    remember(gateway, exchange)
     count(gateway, exchange)
     gateway.exchanges.discard(exchange)
     gateway.pending_bytes -= exchange.size
@@ -236,6 +243,10 @@ class Outcomes:
         refuse(self._gateway, exchange, refusal)
 
     def broke_off(self, exchange: Exchange, detail: str) -> None:
+        if clock.monotonic() < exchange.total_due and (body := continue_stream(exchange)):
+            exchange.body = body
+            self.failed(exchange, Failure.BROKEN, detail)
+            return
         exchange.error = detail
         refuse(
             self._gateway,

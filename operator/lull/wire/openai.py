@@ -81,8 +81,8 @@ class ModelCard:
     name: str
     created: int
     """Unix time."""
-    root: str
-    """Where it comes from."""
+    root: str | None
+    """Where it comes from, if that is known."""
     parent: str | None
     """The model that an adapter goes on top of."""
 
@@ -255,9 +255,11 @@ def _find_limit(path: str, content: dict[str, Any]) -> int | None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:64]!r} is there twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"the key {name[:64]!r} is there twice")
+            seen.add(name)
     return keys
 
 

@@ -78,7 +78,7 @@ def parse_usage(usage: Any) -> Usage | None:  # noqa: ANN401  any JSON value
         cached = details.get("cached_tokens") if isinstance(details, dict) else 0
         return Usage(_count(prompt), _count(completion), _count(cached))
     prompt = usage.get("input_tokens")
-    if prompt is None:
+    if prompt is None and usage.get("output_tokens") is None:
         return None
     details = usage.get("input_tokens_details")
     if isinstance(details, dict):
