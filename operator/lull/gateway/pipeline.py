@@ -392,8 +392,9 @@ def _look_up(gateway: Gateway, exchange: Exchange) -> None:
     directory = gateway.directory
     catalogue = directory.catalogue
     call = exchange.call
-    exchange.deployment = catalogue.find(call.model)
-    deployment = _require_known(gateway, exchange)
+    deployment = exchange.deployment = catalogue.find(call.model)
+    if deployment is None:
+        raise unknown_model(call.model, access.list_names(exchange.key, catalogue.names))
     model = deployment.spec.model
     # Without a cluster nobody knows the source nor the task, and the engine answers for itself.
     if model.source and call.path in (POOLING_PATHS if model.task is Task.GENERATE else GENERATING_PATHS):
