@@ -8,6 +8,7 @@ export PATH := $(LULL_CACHE)/uv/bin:$(PATH)
 # Bytecode that is not kept is compiled anew by each of many short processes.
 unexport PYTHONDONTWRITEBYTECODE
 RUN = uv run --locked
+SEED ?= $(shell date +%s)
 PYTEST = $(RUN) pytest -q
 
 help: ## List the commands
@@ -37,7 +38,11 @@ fmt: setup ## Format, and mend what can be mended
 	@$(RUN) ruff format
 
 unit: setup ## Run unit, golden and property tests (seconds, no cluster)
-	@$(PYTEST) -n 3 tests/unit tests/golden tests/properties tests/test_house_rules.py
+	@$(PYTEST) -n 3 tests/unit tests/golden tests/properties tests/hostile tests/test_house_rules.py
+
+fuzz: setup ## Look for bytes that break a parser, for minutes; SEED=n repeats a run
+	@echo "seed $(SEED)"
+	@HYPOTHESIS_PROFILE=fuzz $(PYTEST) -n 2 -p no:randomly --timeout=1800 --hypothesis-seed=$(SEED) tests/hostile/test_fuzz.py tests/properties/test_sse.py
 
 integration: setup tools ## Run tests against a real kube-apiserver
 	@$(PYTEST) tests/integration
@@ -83,4 +88,4 @@ wheel-test: wheel ## Install the wheel into an empty environment and run it
 	@$(RUN) python -m tests.wheel dist
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint type fmt unit integration chart-test contract e2e golden crds docs tools cluster cluster-down images bench wheel wheel-test
+.PHONY: help setup demo test lint type fmt unit integration chart-test contract e2e fuzz golden crds docs tools cluster cluster-down images bench wheel wheel-test

@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One measured figure; `limit` is the most that it may be, where anything was promised."""
+    """One measured figure; `limit` is the most that it may be, or the least, where anything was promised."""
 
     name: str
     value: float
     limit: float | None
     unit: str
     samples: int
+    at_least: bool = False
 
     @property
     def kept(self) -> bool:
         """Whether the figure is within its limit."""
-        return self.limit is None or self.value <= self.limit
+        if self.limit is None:
+            return True
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -42,8 +45,8 @@ def print_table(claims: Sequence[Claim]) -> None:
     for claim in claims:
         table.add_row(
             claim.name,
-            f"{claim.value:,.1f} {claim.unit}",
-            "-" if claim.limit is None else f"{claim.limit:,.1f} {claim.unit}",
+            _render(claim.value, claim.unit),
+            "-" if claim.limit is None else f"{'≥' if claim.at_least else '≤'} {_render(claim.limit, claim.unit)}",
             str(claim.samples),
             "yes" if claim.kept else "NO",
         )
@@ -65,6 +68,7 @@ def as_json(claims: Sequence[Claim], *, at: str, load: float) -> dict[str, Any]:
                 "name": claim.name,
                 "value": round(claim.value, 3),
                 "limit": claim.limit,
+                "at_least": claim.at_least,
                 "unit": claim.unit,
                 "samples": claim.samples,
                 "kept": claim.kept,
@@ -72,6 +76,10 @@ def as_json(claims: Sequence[Claim], *, at: str, load: float) -> dict[str, Any]:
             for claim in claims
         ],
     }
+
+
+def _render(value: float, unit: str) -> str:
+    return f"{value:,.2f} {unit}" if abs(value) < 10 else f"{value:,.1f} {unit}"
 
 
 def _processor() -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from hypothesis import settings
 
 # No deadline: the machine that runs the tests is shared.
 settings.register_profile("quick", max_examples=50, stateful_step_count=30, deadline=None)
 settings.register_profile("thorough", max_examples=500, deadline=None)
-# `pytest --hypothesis-profile=thorough` looks harder.
-settings.load_profile("quick")
+settings.register_profile("fuzz", max_examples=5000, deadline=None, print_blob=True)
+# `pytest --hypothesis-profile=thorough` looks harder, and so does the environment.
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure() -> None:

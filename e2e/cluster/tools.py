@@ -45,6 +45,8 @@ class Binary:
     module: str
     package: str
     flags: str = _STRIPPED
+    folder: Path = _MODULES
+    """Where the module lies."""
 
 
 KUBECTL = Binary("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", _KUBERNETES_FLAGS)
@@ -133,7 +135,7 @@ def find_clients() -> Toolbox:
 
 
 def build_binary(binary: Binary) -> Path:
-    """Build one more program from a module beside this file, unless it is there already."""
+    """Build one more program, unless it is there already."""
     with locked(cache_folder() / "tools.lock"):
         return _build(find_go(), binary)
 
@@ -208,7 +210,7 @@ def install_packages(packages: Sequence[str]) -> None:
 
 
 def _build(go: Go, binary: Binary) -> Path:
-    module = _MODULES / binary.module
+    module = binary.folder / binary.module
     folder = cache_folder() / "bin" / digest_of(go.version, module, binary.flags)
     target = folder / binary.name
     if target.exists():

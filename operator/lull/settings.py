@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lull.api import names
@@ -82,6 +82,11 @@ class GatewaySettings(_Settings):
         Field(pattern="^(all|errors|off)$", description="Requests that get a line in the log: all, errors or off."),
     ] = "all"
     port: Annotated[int, Field(ge=1, le=65535, description="Port for clients.")] = names.PORT_GATEWAY
+    workers: Annotated[
+        int,
+        BeforeValidator(lambda given: 0 if given == "auto" else given),
+        Field(ge=0, le=64, description="Processes behind the port; 0 or auto: one for each core that they may use."),
+    ] = 1
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
     max_connections: Annotated[int, Field(ge=1, le=1_000_000, description="Clients' connections at a time.")] = 100_000
     head_seconds: Annotated[float, Field(ge=0.1, le=600, description="Longest time to receive a request's head.")] = (
@@ -102,7 +107,14 @@ class GatewaySettings(_Settings):
     lame_duck_seconds: Annotated[
         float, Field(ge=0, le=600, description="When told to stop: time for others to notice, while all is served.")
     ] = 5.0
-    drain_seconds: Annotated[float, Field(ge=0, le=3600, description="Time to finish when told to stop.")] = 60.0
+    drain_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86400,
+            description="When told to stop: time for requests to finish; the process ends with the last one.",
+        ),
+    ] = 3600.0
     max_tries: Annotated[int, Field(ge=1, le=10, description="Endpoints tried before the first byte.")] = 3
     heartbeat_seconds: Annotated[
         float,
@@ -119,4 +131,4 @@ class GatewaySettings(_Settings):
             description="Valkey by which gateways share limits (valkey://host:6379/0); empty means each for itself.",
         ),
     ] = ""
-    valkey_password: Annotated[SecretStr, Field(description="Its password, where the URL has none.")] = SecretStr("")
+    valkey_password: Annotated[str, Field(repr=False, description="Its password, where the URL has none.")] = ""

@@ -43,6 +43,8 @@ OPERATOR_AT_HOME = {
 GATEWAY = {(group, kind, verb) for group, kind in (("lull.dev", "llmdeployments"), ("", "pods")) for verb in READ}
 GATEWAY_OF_THE_CLUSTER = GATEWAY | {("", "nodes", verb) for verb in READ}
 
+GATEWAY_AT_HOME = {("", "secrets", verb) for verb in READ}
+
 FULL = {
     "image": {"registry": "registry.example.com", "pullSecrets": [{"name": "pull"}]},
     "networkPolicy": {"clients": [{"namespaceSelector": {}}]},
@@ -72,6 +74,36 @@ def test_the_lease_is_the_releases_and_its_spec_the_operators(defaults: list[Man
 
 def test_the_gateway_only_reads(defaults: list[Manifest]) -> None:
     assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY_OF_THE_CLUSTER
+    assert rules(one(defaults, "Role", "lull-gateway-keys")) == GATEWAY_AT_HOME
+
+
+def test_one_secret_is_read_and_by_the_gateway_alone(defaults: list[Manifest]) -> None:
+    name = environment(defaults, "gateway")["LULL_KEYS_SECRET"]
+    granted = [
+        (role["metadata"]["name"], role["kind"], rule.get("resourceNames"))
+        for role in defaults
+        if role["kind"] in {"Role", "ClusterRole"}
+        for rule in role["rules"]
+        if {"secrets", "*"} & set(rule["resources"])
+    ]
+
+    assert granted == [("lull-gateway-keys", "Role", [name])]
+
+
+def test_the_commands_write_the_secret_that_gateways_watch(defaults: list[Manifest]) -> None:
+    assert environment(defaults, "gateway")["LULL_KEYS_SECRET"] == GatewaySettings().keys_secret
+
+
+def test_valkeys_password_stays_in_its_secret(chart: Chart) -> None:
+    values = {"gateway": {"keys": {"valkey": {"url": "valkey://valkey:6379/0", "passwordSecret": {"name": "valkey"}}}}}
+
+    variables = {one["name"]: one for one in container(chart.render(values), "gateway")["env"]}
+
+    assert variables["LULL_VALKEY_URL"]["value"] == "valkey://valkey:6379/0"
+    assert variables["LULL_VALKEY_PASSWORD"] == {
+        "name": "LULL_VALKEY_PASSWORD",
+        "valueFrom": {"secretKeyRef": {"name": "valkey", "key": "password"}},
+    }
 
 
 def test_one_namespace_needs_no_rights_on_the_cluster(chart: Chart) -> None:
@@ -82,6 +114,7 @@ def test_one_namespace_needs_no_rights_on_the_cluster(chart: Chart) -> None:
     assert rules(one(manifests, "Role", "lull-gateway")) == GATEWAY
     assert one(manifests, "Role", "lull-operator")["metadata"]["namespace"] == "models"
     assert one(manifests, "Role", "lull-operator-own")["metadata"]["namespace"] == "lull-system"
+    assert one(manifests, "Role", "lull-gateway-keys")["metadata"]["namespace"] == "lull-system"
     assert environment(manifests, "operator")["LULL_WATCH_NAMESPACE"] == "models"
     assert environment(manifests, "gateway")["LULL_WATCH_NAMESPACE"] == "models"
 
@@ -91,7 +124,7 @@ def test_bindings_join_roles_and_accounts_that_exist(chart: Chart, values: dict[
     manifests = chart.render(values)
     bindings = [item for item in manifests if item["kind"].endswith("RoleBinding")]
 
-    assert len(bindings) == 3
+    assert len(bindings) == 4
     for binding in bindings:
         role = one(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
         assert role["metadata"].get("namespace") == binding["metadata"].get("namespace")

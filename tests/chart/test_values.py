@@ -82,7 +82,15 @@ OTHERS: dict[str, Any] = {
     "gateway.idleSeconds": 60,
     "gateway.maxTries": 2,
     "gateway.heartbeatSeconds": 5,
+    "gateway.accessLog": "errors",
+    "gateway.tracing.endpoint": "http://collector:4318",
+    "gateway.tracing.sampleRatio": 0.1,
     "gateway.drainSeconds": 10,
+    "gateway.keys.required": True,
+    "gateway.keys.secret": "keys",
+    "gateway.keys.valkey.url": "valkeys://valkey.example.com:6379/1",
+    "gateway.keys.valkey.passwordSecret.name": "valkey",
+    "gateway.keys.valkey.passwordSecret.key": "valkey-password",
     "gateway.podDisruptionBudget.maxUnavailable": "50%",
     **{f"gateway.{name}": value for name, value in _POD.items()},
     "networkPolicy.enabled": False,
@@ -98,6 +106,8 @@ COMPANY: dict[str, Values] = {
         f"gateway.autoscaling.{name}": {"gateway": {"autoscaling": {"enabled": True}}}
         for name in ("minReplicas", "maxReplicas", "cpuUtilization", "behavior")
     },
+    "gateway.keys.valkey.passwordSecret.key": {"gateway": {"keys": {"valkey": {"passwordSecret": {"name": "valkey"}}}}},
+    "gateway.tracing.sampleRatio": {"gateway": {"tracing": {"endpoint": "http://collector:4318"}}},
     "monitoring.podMonitor.labels": {"monitoring": {"podMonitor": {"enabled": True}}},
     "monitoring.podMonitor.interval": {"monitoring": {"podMonitor": {"enabled": True}}},
 }
@@ -165,6 +175,8 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
         ({"image": {"digest": "latest"}}, "does not match"),
         ({"rbac": {"watchNamespace": "models"}}, "scope"),
         ({"gateway": {"drainSeconds": -1}}, "minimum"),
+        ({"gateway": {"accessLog": "some"}}, "accessLog"),
+        ({"gateway": {"tracing": {"endpoint": "collector:4317"}}}, "does not match"),
         ({"hub": {"endpoint": "mirror"}}, "does not match"),
         ({"hub": {"endpoint": ""}}, "minLength"),
         ({"oci": {"plainHttp": ["http://registry:5000"]}}, "does not match"),

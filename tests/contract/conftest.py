@@ -22,6 +22,7 @@ _PAUSE = 0.25
 _FLAGS = (
     *("--served-model-name", "tiny", "tiny-alias", "--host", "127.0.0.1", "--enforce-eager", "--max-model-len", "2048"),
     *("--max-num-seqs", "4", "--max-num-queued-reqs", "8", "--enable-lora", "--max-loras", "2"),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
 )
 _ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",
@@ -49,6 +50,13 @@ class Pair:
 
     def __iter__(self) -> Iterator[Engine]:
         return iter((self.real, self.sim))
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Where a gateway in front of an engine is to look for it."""
+
+    port: int
 
 
 Starter = Callable[[list[str]], AbstractContextManager[Pair]]
@@ -131,6 +139,12 @@ def _is_up(client: httpx.Client) -> bool:
         return client.get("/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def port_of(engine: Engine) -> int:
+    port = engine.client.base_url.port
+    assert port is not None
+    return port
 
 
 def _free_port() -> int:

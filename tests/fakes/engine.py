@@ -35,6 +35,9 @@ class FakeEngine:
         self.answer = answer or complete
         self.received: list[Received] = []
         self.cancelled = 0
+        self.health = 200
+        self.checks: list[str] = []
+        """The Host of each health check."""
         self.port = 0
         self._runner: web.ServerRunner | None = None
 
@@ -65,6 +68,9 @@ class FakeEngine:
             self._runner = None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path == "/health":
+            self.checks.append(request.headers["Host"])
+            return web.Response(status=self.health)
         body = request[BODY] = await request.content.read()
         self.received.append(Received(request.raw_path, request.headers, body))
         try:

@@ -27,6 +27,7 @@ from lull.cli import operator
 from lull.doors.http import Http
 from lull.doors.kube import connect
 from lull.gateway import server
+from lull.gateway.sources import Cluster
 from lull.settings import GatewaySettings, OperatorSettings
 from tests.integration.conftest import ROOT, ApiServer, start_apiserver, wait_until
 from tests.manifests import manifest
@@ -370,7 +371,7 @@ async def running(release: Release, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         httpx.AsyncClient(transport=ToLoopback(), trust_env=False) as client,
         asyncio.TaskGroup() as group,
     ):
-        group.create_task(server.serve(gateway_settings, server.Cluster(of_gateway, gateway_settings.scope), stop=stop))
+        group.create_task(server.serve(gateway_settings, Cluster(of_gateway, gateway_settings.scope), stop=stop))
         group.create_task(operator.serve(operator_settings, of_operator, Http(client), stop=stop))
         try:
             yield f"http://127.0.0.1:{port}"

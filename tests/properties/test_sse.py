@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lull.wire.sse import EventReader, events
+from lull.wire.usage import Usage
 
 ENDINGS = st.sampled_from([b"\n\n", b"\r\n\r\n", b"\r\r"])
 EVENTS = st.sampled_from(
@@ -40,6 +42,15 @@ def test_cut_anywhere_equals_whole(whole: bytes, at: list[int]) -> None:
     assert [data for passage in passed for data in events(passage)] == list(events(whole))
 
 
+@given(STREAMS, st.lists(st.integers(0, 10_000), max_size=12))
+def test_events_are_counted_wherever_the_cuts_are(whole: bytes, at: list[int]) -> None:
+    reader = EventReader()
+
+    counted = sum(reader.read(chunk).events for chunk in cut(whole, at))
+
+    assert counted == len(list(events(whole)))
+
+
 @given(STREAMS, st.lists(st.integers(0, 10_000), max_size=12), st.sampled_from([b"[DONE]", b'{"error":{"code":500}}']))
 def test_the_end_is_found_wherever_the_cuts_are(whole: bytes, at: list[int], last: bytes) -> None:
     reader = EventReader()
@@ -58,3 +69,62 @@ def test_no_bytes_make_it_fail_or_are_reordered(junk: bytes, at: list[int]) -> N
     passed = b"".join(reader.read(chunk).whole for chunk in cut(junk, at))
 
     assert junk.startswith(passed)
+
+
+TEXTS = st.sampled_from(
+    ["a", " robot", "世", '"usage":{"prompt_tokens":1}', '"finish_reason":"stop"', "data: [DONE]\n\n", ""]
+)
+
+
+def chunk(choices: list[object], **rest: object) -> bytes:
+    return b"data: " + orjson.dumps({"id": "chatcmpl-1", "model": "m", "choices": choices, **rest}) + b"\n\n"
+
+
+def write_stream(texts: list[tuple[int, str]], fingerprint: str | None, *, has_usage: bool) -> bytes:
+    """As vLLM writes it: the fingerprint is in the chunk with the usage, else in the last one of each choice."""
+    stamp = {"system_fingerprint": fingerprint} if fingerprint is not None else {}
+    last = {choice: at for at, (choice, _) in enumerate(texts)}
+    parts = [chunk([{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}], prompt_text=None)]
+    for at, (choice, text) in enumerate(texts):
+        finish = "stop" if at == last[choice] else None
+        end = stamp if finish and not has_usage else {}
+        parts.append(chunk([{"index": choice, "delta": {"content": text}, "finish_reason": finish}], **end))
+    if has_usage:
+        parts.append(chunk([], usage={"prompt_tokens": 3, "completion_tokens": len(texts)}, **stamp))
+    return b"".join(parts) + b"data: [DONE]\n\n"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), TEXTS), min_size=1, max_size=8),
+    st.sampled_from([None, "vllm-0.32.0-22d1cc99"]),
+    st.booleans(),
+    st.lists(st.integers(0, 10_000), max_size=12),
+)
+def test_a_usage_that_nobody_asked_for_leaves_no_trace(
+    texts: list[tuple[int, str]], fingerprint: str | None, is_known: bool, at: list[int]
+) -> None:
+    known = orjson.dumps(fingerprint) if fingerprint else b""
+    reader = EventReader(strip_usage=True, fingerprint=known if is_known else None)
+
+    passages = [reader.read(piece) for piece in cut(write_stream(texts, fingerprint, has_usage=True), at)]
+
+    plain = write_stream(texts, fingerprint, has_usage=False)
+    assert b"".join(passage.whole for passage in passages) == plain
+    assert sum(passage.events for passage in passages) == len(list(events(plain)))
+    assert passages[-1].done
+    assert reader.usage == Usage(3, len(texts))
+    assert reader.fingerprint == known
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), TEXTS), min_size=1, max_size=8), st.lists(st.integers(0, 10_000), max_size=12)
+)
+def test_a_usage_that_was_asked_for_is_read_and_stays(texts: list[tuple[int, str]], at: list[int]) -> None:
+    reader = EventReader()
+    whole = write_stream(texts, "f", has_usage=True)
+
+    passages = [reader.read(piece) for piece in cut(whole, at)]
+
+    assert b"".join(passage.whole for passage in passages) == whole
+    assert sum(passage.events for passage in passages) == len(list(events(whole)))
+    assert reader.usage == Usage(3, len(texts))

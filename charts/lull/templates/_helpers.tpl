@@ -76,6 +76,11 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/* Secret that holds the clients' keys. */}}
+{{- define "lull.keysSecret" -}}
+{{- .Values.gateway.keys.secret | default (printf "%s-gateway-keys" (include "lull.fullname" .)) -}}
+{{- end -}}
+
 {{- define "lull.containerSecurity" -}}
 allowPrivilegeEscalation: false
 capabilities:

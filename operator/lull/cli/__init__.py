@@ -172,11 +172,104 @@ def doctor(
 
 
 @app.command("gateway")
-def run_gateway() -> None:
+def run_gateway(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML with models and their engines, read again when it changes. Default: what a cluster has."
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the file.")] = False,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    listen: Annotated[int, typer.Option(hidden=True)] = 0,
+    admin: Annotated[Path, typer.Option(hidden=True)] = Path(),
+) -> None:
     """Run the OpenAI-compatible door in front of the engines."""
-    from lull.cli.gateway import run
+    from lull.cli.gateway import Place, check_file, run, run_file
 
-    run()
+    place = None if worker is None else Place(worker, listen, admin)
+    if config is None and check:
+        raise typer.BadParameter("--check goes with --config")
+    if config is None:
+        run(place)
+    elif check:
+        check_file(config)
+    else:
+        run_file(config, place)
+
+
+keys = typer.Typer(
+    name="keys",
+    help="API keys of clients, in the Secret that gateways watch.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(keys)
+OfLull = Annotated[str, typer.Option("--namespace", "-n", help="Namespace that Lull runs in.")]
+InSecret = Annotated[str, typer.Option("--secret", help="Name of the Secret, as in gateway.keys.secret.")]
+
+
+@keys.command("create")
+def create_key(  # noqa: PLR0917  each is an option
+    name: Annotated[str, typer.Argument(metavar="ID", help="Lower-case letters, digits, hyphens and dots.")],
+    models: Annotated[
+        str, typer.Option(help="Models and adapters that it may use, separated by commas; default: all.")
+    ] = "",
+    rpm: Annotated[int | None, typer.Option(min=1, help="Most requests in a minute.")] = None,
+    tpm: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens in a minute, prompts and answers together.")
+    ] = None,
+    tpd: Annotated[int | None, typer.Option(min=1, help="Most tokens in 24 hours.")] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Held requests of a higher one go first.")] = 0,
+    expires: Annotated[
+        str | None, typer.Option(help="90d, 12h, 2027-01-31 (UTC) or a full timestamp; default: never.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Whose it is, or what for.")] = "",
+    namespace: OfLull = "lull-system",
+    secret: InSecret = "lull-gateway-keys",  # noqa: S107  a name
+    context: Context = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print the entry, for a file or a Secret of yours, and change nothing.")
+    ] = False,
+) -> None:
+    """Make a key and print it: this once, as only its digest is stored."""
+    from lull.cli.keys import Place, create
+
+    fields = {
+        "models": [part for one in models.split(",") if (part := one.strip())],
+        "requestsPerMinute": rpm,
+        "tokensPerMinute": tpm,
+        "tokensPerDay": tpd,
+        "priority": priority,
+        "note": note,
+    }
+    raise typer.Exit(create(Place(namespace, secret, context), name, fields, expires=expires, only_print=only_print))
+
+
+@keys.command("list")
+def list_keys(
+    namespace: OfLull = "lull-system",
+    secret: InSecret = "lull-gateway-keys",  # noqa: S107  a name
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+) -> None:
+    """Show what each key may do. Exit code 1 where an entry cannot be read."""
+    from lull.cli.keys import Place, list_all
+
+    raise typer.Exit(list_all(Place(namespace, secret, context), output=output))
+
+
+@keys.command("revoke")
+def revoke_keys(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Keys to remove.")],
+    namespace: OfLull = "lull-system",
+    secret: InSecret = "lull-gateway-keys",  # noqa: S107  a name
+    context: Context = None,
+) -> None:
+    """Remove keys. Gateways stop knowing them within seconds."""
+    from lull.cli.keys import Place, revoke
+
+    raise typer.Exit(revoke(Place(namespace, secret, context), ids))
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lull.core.linting import Severity, lint, list_names
+from lull.core.documents import Severity, render_finding
+from lull.core.linting import lint, list_names
 from lull.core.manifests import build
 from lull.core.manifests.settings import build_settings
 from lull.settings import OperatorSettings
@@ -40,8 +41,6 @@ def run(files: Iterable[Path], *, output: str, strict: bool) -> int:
         print(json.dumps([{"file": name, **asdict(finding)} for name, finding in found], indent=2))
     else:
         for name, finding in found:
-            # The form in which compilers speak: editors and CI systems make links of it.
-            where = f"{finding.where}: " if finding.where else ""
-            print(f"{name}:{finding.line}: {finding.severity}: {where}{finding.message}")
+            print(render_finding(name, finding))
     failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
     return int(any(finding.severity in failing for _, finding in found))

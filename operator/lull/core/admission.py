@@ -54,7 +54,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one gateway holds for one model, and how long it waits for what."""
+    """How much one gateway holds for one model, and how long it waits for what; worked out once for each spec."""
 
     max_held: int
     max_held_bytes: int
@@ -65,6 +65,8 @@ class Limits:
     """Of silence within an answer."""
     total_seconds: float = 3600.0
     """From being let go to the end of the answer."""
+    is_plain: bool = True
+    """No other model, no memory and no second engine has a part in its answers, so that nobody needs to look."""
 
 
 class Ticket(NamedTuple):
@@ -402,7 +404,8 @@ class Admission:
 
 
 def build_limits(deployment: LLMDeployment) -> Limits:
-    queue, timeouts = deployment.spec.queue, deployment.spec.requests.timeouts
+    spec = deployment.spec
+    queue, timeouts = spec.queue, spec.requests.timeouts
     return Limits(
         max_held=queue.max_held,
         max_held_bytes=int(parse_quantity(queue.max_held_bytes)),
@@ -410,6 +413,7 @@ def build_limits(deployment: LLMDeployment) -> Limits:
         first_byte_seconds=None if timeouts.first_byte is None else parse_duration(timeouts.first_byte),
         idle_seconds=None if timeouts.between_chunks is None else parse_duration(timeouts.between_chunks),
         total_seconds=parse_duration(timeouts.total),
+        is_plain=not (spec.routes or spec.fallback or spec.requests.cache or spec.requests.continue_streams),
     )
 
 

@@ -75,6 +75,10 @@ class Answers:
     def __len__(self) -> int:
         return len(self._order)
 
+    def is_keeping(self, key: Key) -> bool:
+        """Whether something is or was to be kept of a model."""
+        return key in self._shelves
+
     def terms(self, deployment: LLMDeployment) -> Terms | None:
         """What is kept of a model as its spec is now; None where nothing is. What is kept of an earlier one goes."""
         shelf = self._shelves.get(deployment.key)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum, unique
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 from pydantic import ValidationError
@@ -15,41 +13,13 @@ from lull.api.model import CacheType
 from lull.api.quantities import parse_duration
 from lull.api.schema import build_crd
 from lull.api.spec import LLMDeploymentSpec
+from lull.core.documents import Finding, Severity, find_yaml_error, parse_documents, render_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from lull.api.llmdeployment import Manifest
-
-Path = tuple[str | int, ...]
-
-
-@unique
-class Severity(StrEnum):
-    ERROR = "error"
-    """The API server or the operator refuses it, or drops it without a word."""
-    WARNING = "warning"
-    """It works, and is likely not what was meant."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    line: int
-    """Counted from 1."""
-    severity: Severity
-    where: str
-    """The field, as `spec.model.source`; empty for the document itself."""
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One YAML document, with the line of each of its fields."""
-
-    value: Any
-    lines: dict[Path, int]
-    twice: tuple[tuple[Path, int], ...]
-    """Keys that stand twice in one mapping: YAML takes the last, and nobody is told."""
+    from lull.core.documents import Document, Path
 
 
 def lint(
@@ -62,9 +32,8 @@ def lint(
     """
     try:
         documents = parse_documents(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return (Finding(line, Severity.ERROR, "", f"is no YAML: {error.problem or error.context}"),)
+    except yaml.YAMLError as error:
+        return (find_yaml_error(error),)
     models = [document for document in documents if _is_model(document.value)]
     if not models:
         return (Finding(1, Severity.ERROR, "", f"holds no {names.KIND} of {names.API_VERSION}"),)
@@ -77,7 +46,7 @@ def list_names(text: str) -> tuple[str, ...]:
     """The names that the LLMDeployments of a file serve, as far as it can be read."""
     try:
         models = [document.value for document in parse_documents(text) if _is_model(document.value)]
-    except yaml.MarkedYAMLError:
+    except yaml.YAMLError:
         return ()
     return tuple(name for model in models for name in _read_names(model))
 
@@ -90,45 +59,11 @@ def _read_names(manifest: Manifest) -> tuple[str, ...]:
     return (*deployment.served_names, *deployment.adapter_names)
 
 
-def parse_documents(text: str) -> tuple[Document, ...]:
-    """The documents of a YAML text; MarkedYAMLError where it is none."""
-    loader = yaml.SafeLoader(text)
-    documents = []
-    try:
-        while loader.check_node():
-            node = loader.get_node()
-            assert node is not None  # check_node has just said so
-            lines: dict[Path, int] = {}
-            twice: list[tuple[Path, int]] = []
-            _walk(node, (), lines, twice)
-            documents.append(Document(loader.construct_document(node), lines, tuple(twice)))
-    finally:
-        loader.dispose()
-    return tuple(documents)
-
-
-def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], twice: list[tuple[Path, int]]) -> None:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            if here in lines:
-                twice.append((here, key.start_mark.line + 1))
-            lines[here] = key.start_mark.line + 1
-            _walk(value, here, lines, twice)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _walk(item, (*path, index), lines, twice)
-
-
 def _lint_model(
     document: Document, check: Callable[[LLMDeployment], None], known_names: Collection[str]
 ) -> Iterator[Finding]:
     def at(path: Path, severity: Severity, message: str) -> Finding:
-        known = path
-        while known not in document.lines and known:
-            known = known[:-1]
-        return Finding(document.lines[known], severity, render_path(path), message)
+        return Finding(document.find_line(path), severity, render_path(path), message)
 
     for path, line in document.twice:
         yield Finding(line, Severity.ERROR, render_path(path), "stands twice; only the last one counts")
@@ -284,14 +219,6 @@ def _split_path(message: str) -> tuple[Path, str]:
     if colon and path[0] in {"spec", "metadata"} and _fitting(path, _SCHEMA) == path:
         return path, rest
     return ("metadata", "name") if message.startswith("metadata.name") else ("spec",), message
-
-
-def render_path(path: Path) -> str:
-    """A field as users write it: `spec.placement.pools[0].name`."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
 
 
 def _is_model(value: object) -> bool:

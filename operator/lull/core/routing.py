@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lull.api import names
 from lull.api.llmdeployment import Key
@@ -60,6 +60,8 @@ class Endpoint:
     port: int
     ready: bool
     """Ready and not draining."""
+    revision: str = ""
+    """Of the pod; empty for an engine that nobody rolls out."""
     node: str = ""
     """The node that its pod is on."""
 
@@ -104,8 +106,10 @@ class Candidate:
         self.salt = int.from_bytes(blake2b(self.endpoint.uid.encode(), digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+_NO_WORK: Final = Work(0, 0)
+
+
+class Choice(NamedTuple):
     """What there is to know about the request that an endpoint is picked for."""
 
     slots: int
@@ -114,14 +118,15 @@ class Choice:
     """Endpoints (by uid) that failed this request before."""
     adapter: str = ""
     """The adapter that is asked for; empty for the model itself, which every endpoint has."""
-    work: Work = field(default_factory=lambda: Work(0, 0))
+    work: Work = _NO_WORK
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:
     """The endpoint that an engine pod is; None while it has no address or is nobody's."""
     metadata = pod["metadata"]
     status = pod.get("status") or {}
-    deployment = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    labels = metadata.get("labels") or {}
+    deployment = labels.get(names.LABEL_DEPLOYMENT)
     host = status.get("podIP")
     if not deployment or not host:
         return None
@@ -136,6 +141,7 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
         host=host,
         port=_port(pod),
         ready=ready and "deletionTimestamp" not in metadata,
+        revision=labels.get(names.LABEL_REVISION, ""),
         node=pod["spec"].get("nodeName") or "",
     )
 
@@ -147,7 +153,17 @@ def slots(deployment: LLMDeployment) -> int:
 
 def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: str = "") -> int:
     """Requests for an adapter, or for the model itself, that could be passed on right now."""
-    return sum(slots - candidate.in_flight for candidate in _list_fit(candidates, slots, now, adapter))
+    room = room_of_leaving = 0
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            if candidate.leaving:
+                room_of_leaving += max(0, slots - candidate.in_flight)
+            else:
+                is_one_staying = True
+                if candidate.in_flight < slots:
+                    room += slots - candidate.in_flight
+    return room if is_one_staying else room_of_leaving
 
 
 def is_open(candidate: Candidate, now: float) -> bool:
@@ -245,8 +261,11 @@ class RetryBudget:
         self._at = 0.0
 
     def record_request(self, *, now: float) -> None:
-        self._refill(now)
-        self._tokens = min(RETRY_BURST, self._tokens + RETRY_RATIO)
+        tokens = self._tokens + RETRY_RATIO
+        if now > self._at:
+            tokens += RETRY_FLOOR * (now - self._at)
+            self._at = now
+        self._tokens = min(RETRY_BURST, tokens)
 
     def take(self, *, now: float) -> float:
         """Seconds to wait before the next retry."""
@@ -264,13 +283,18 @@ def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: 
 
     Those that are about to leave are spared while another is open, even one that is full: that one has the longer life.
     """
-    fit = [
-        candidate
-        for candidate in candidates
-        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters)
-    ]
-    staying = [candidate for candidate in fit if not candidate.leaving] or fit
-    return [candidate for candidate in staying if candidate.in_flight < slots]
+    fit: list[Candidate] = []
+    leaving: list[Candidate] = []
+    is_one_staying = False
+    for candidate in candidates:
+        if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
+            if candidate.leaving:
+                leaving.append(candidate)
+            else:
+                is_one_staying = True
+                if candidate.in_flight < slots:
+                    fit.append(candidate)
+    return fit if is_one_staying else [candidate for candidate in leaving if candidate.in_flight < slots]
 
 
 def _pick_near(fit: list[Candidate], work: Work) -> Candidate:

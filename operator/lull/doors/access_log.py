@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 import orjson
 
-from lull.doors import clock
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -122,10 +120,6 @@ class AccessLog:
 
     def record(self, fields: dict[str, object]) -> None:
         """Write the line of a request that has ended."""
-        fields["event"] = "request"
-        fields["logger"] = "lull.gateway"
-        fields["level"] = "info"
-        fields["timestamp"] = clock.utc()
         try:
             line = orjson.dumps(fields, option=_AS_A_LINE)
         except TypeError:

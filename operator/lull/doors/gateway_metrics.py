@@ -16,7 +16,6 @@ from functools import partial
 from itertools import accumulate, chain, groupby
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -50,7 +49,7 @@ OUTPUT_TOKENS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
 _Count = Callable[["DeploymentCounts"], Iterable[tuple[Any, ...]]]
 """Reads values of further labels, and the number."""
 _OF_DEPLOYMENT: Final = ("namespace", "name")
-_SAMPLES_AT_ONCE: Final = 128
+_SAMPLES_AT_ONCE: Final = 64
 """Lines made before requests have their turn: half a millisecond of work."""
 _HEAD: Final = re.compile(rb"\A(?:#.*\n)+")
 _END: Final = b"# EOF\n"
@@ -118,8 +117,7 @@ class DeploymentCounts:
     """By the refusal's code."""
     fallbacks: defaultdict[str, int] = field(default_factory=_counter)
     """By cause."""
-    continued: defaultdict[str, int] = field(default_factory=_counter)
-    """By result."""
+    continued: int = 0
     lookups: defaultdict[str, int] = field(default_factory=_counter)
     """In the response cache, by result."""
     held_seconds: Histogram = field(default_factory=lambda: Histogram(WAITS))
@@ -133,13 +131,19 @@ class GatewayMetrics:
     """What the pipeline counts, and gauges that are read off admission at each scrape."""
 
     def __init__(
-        self, demand: Callable[[], Mapping[Key, Demand]], *, lost_lines: Callable[[], int] = lambda: 0
+        self,
+        demand: Callable[[], Mapping[Key, Demand]],
+        *,
+        lost_lines: Callable[[], int] = lambda: 0,
+        shares_limits: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`lost_lines`: of the log, because nobody read standard output."""
+        """`lost_lines`: of the log, because nobody read standard output. `shares_limits`: with other gateways, now."""
         self._demand = demand
+        self._shares_limits = shares_limits
         self._lost_lines = lost_lines
         self._deployments: dict[Key, DeploymentCounts] = {}
         self._keys: defaultdict[str, defaultdict[str, int]] = defaultdict(_counter, {"": _counter()})
+        self._limited: defaultdict[str, defaultdict[str, int]] = defaultdict(_counter)
         self._spenders = 0
         self.nobody = self.of(Key("", ""))
         """For requests that concern no LLMDeployment that exists."""
@@ -161,6 +165,11 @@ class GatewayMetrics:
         """Count a request for an API key; one that is gone counts as none."""
         self._keys[key_id if key_id in self._keys else ""][code] += 1
 
+    def count_limited(self, key_id: str, limit: str) -> None:
+        """Count a request that an API key's limit did not let pass."""
+        if key_id in self._keys:
+            self._limited[key_id][limit] += 1
+
     def spend(self, counts: DeploymentCounts, key_id: str, given: int, cached: int, made: int) -> None:
         """Count tokens for an API key at an LLMDeployment."""
         if key_id not in counts.spenders:
@@ -171,6 +180,7 @@ class GatewayMetrics:
         """From now on these API keys exist: the series of all others are dropped."""
         for gone in self._keys.keys() - {"", *key_ids}:
             del self._keys[gone]
+            self._limited.pop(gone, None)
             for counts in self._deployments.values():
                 if counts.spenders.pop(gone, None) is not None:
                     self._spenders -= 1
@@ -188,18 +198,6 @@ class GatewayMetrics:
         counts = self._deployments.get(key)
         if counts is not None:
             counts.adapters.pop(adapter, None)
-
-    def dump(self) -> bytes:
-        """All counts, for a process that answers for several: it makes metrics of its own and absorbs each."""
-        deployments = [(key.namespace, key.name, counts) for key, counts in self._deployments.items()]
-        return orjson.dumps({"deployments": deployments, "keys": self._keys})
-
-    def absorb(self, dump: bytes) -> None:
-        """Add what another process has counted."""
-        theirs = orjson.loads(dump)
-        _add(self._keys, theirs["keys"])
-        for namespace, name, counts in theirs["deployments"]:
-            _add(self.of(Key(namespace, name)), counts)
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition text in the format that is asked for, and its content type.
@@ -250,12 +248,17 @@ class GatewayMetrics:
                 if any((histogram := getattr(counts, attribute)).counts)
             )
             yield from _pieces(partial(HistogramMetricFamily, name, text, labels=_OF_DEPLOYMENT), observed)
-        rows = (
-            ((key_id, code), number)
-            for key_id, codes in tuple(self._keys.items())
-            for code, number in tuple(codes.items())
-        )
-        yield from _pieces(partial(CounterMetricFamily, *_KEY_REQUESTS, labels=("key", "code")), rows)
+        for name, text, label, by_key in (
+            (*_KEY_REQUESTS, "code", self._keys),
+            (*_KEY_LIMITED, "limit", self._limited),
+        ):
+            rows = (
+                ((key_id, value), number)
+                for key_id, numbers in tuple(by_key.items())
+                for value, number in tuple(numbers.items())
+            )
+            yield from _pieces(partial(CounterMetricFamily, name, text, labels=("key", label)), rows)
+        yield GaugeMetricFamily(*_SHARED, int(self._shares_limits()))
         yield CounterMetricFamily(*_LOST_LINES, self._lost_lines())
 
 
@@ -280,23 +283,6 @@ def _pieces(make: Callable[[], Any], rows: Iterable[tuple[Any, ...]]) -> Iterato
             yield piece
             piece = make()
     yield piece
-
-
-def _add(mine: Any, theirs: Any) -> None:  # noqa: ANN401  a tree of counts, as JSON has it
-    """Add a tree of counts to one that has the same shape, or grows it."""
-    if isinstance(theirs, list):
-        mine[:] = [one + other for one, other in zip(mine, theirs, strict=True)]
-        return
-    get, put = (
-        (mine.__getitem__, mine.__setitem__)
-        if isinstance(mine, dict)
-        else (partial(getattr, mine), partial(setattr, mine))
-    )
-    for name, value in theirs.items():
-        if isinstance(value, (dict, list)):
-            _add(get(name), value)
-        else:
-            put(name, get(name) + value)
 
 
 def _by_label(attribute: str) -> _Count:
@@ -362,21 +348,21 @@ _COUNTERS: Final[tuple[tuple[str, str, tuple[str, ...], _Count], ...]] = (
     ),
     (
         "lull_gateway_retries",
-        "Tries that failed before the first byte and were followed by another, by what failed.",
+        "Tries that failed and were followed by another, by what failed: before the first byte, or where a stream is continued.",
         ("reason",),
         _by_label("retries"),
     ),
     (
         "lull_gateway_fallbacks",
-        "Requests that went on to another model of spec.fallback, by cause; counted at the one that was asked for.",
+        "Requests that another model was asked for instead: prompt_length (spec.routes), cold, or the code of what would have been refused (spec.fallback).",
         ("cause",),
         _by_label("fallbacks"),
     ),
     (
         "lull_gateway_continued",
-        "Streams whose engine failed and that another engine was asked to continue, by result.",
-        ("result",),
-        _by_label("continued"),
+        "Times that a stream whose engine had failed was given to another one to continue.",
+        (),
+        lambda counts: ((counts.continued,),),
     ),
     (
         "lull_gateway_cache_lookups",
@@ -451,6 +437,14 @@ _HISTOGRAMS: Final = (
 _KEY_REQUESTS: Final = (
     "lull_gateway_key_requests",
     "Requests by API key and the status they ended with. No key: anonymous, or refused as unknown.",
+)
+_KEY_LIMITED: Final = (
+    "lull_gateway_key_limited",
+    "Requests that a limit of their API key refused: requests or tokens (per minute), or tokens_per_day.",
+)
+_SHARED: Final = (
+    "lull_gateway_limits_shared",
+    "Whether limits of keys are counted for all gateways together, in Valkey: 0 where there is none, or it is away.",
 )
 _LOST_LINES: Final = (
     "lull_gateway_lost_log_lines",

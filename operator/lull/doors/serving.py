@@ -11,6 +11,7 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,14 @@ async def serve(answer: Callable[[Call], Answer], port: int) -> AsyncIterator[No
 
 
 @asynccontextmanager
-async def listen(runner: web.BaseRunner, port: int) -> AsyncIterator[None]:
-    """Take connections on all addresses while the block runs."""
+async def listen(runner: web.BaseRunner, where: int | Path) -> AsyncIterator[None]:
+    """Take connections while the block runs: on all addresses of a port, or at a Unix socket."""
     await runner.setup()
     try:
-        await web.TCPSite(runner, None, port, reuse_address=True).start()
+        if isinstance(where, int):
+            await web.TCPSite(runner, None, where, reuse_address=True).start()
+        else:
+            await web.UnixSite(runner, where).start()
         yield
     finally:
         async with asyncio.timeout(5):

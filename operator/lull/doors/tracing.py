@@ -69,6 +69,11 @@ class Trace:
         """How much of the time for which it was held has been told."""
 
     @property
+    def is_sampled(self) -> bool:
+        """Somebody will see it; what is told of it otherwise is lost."""
+        return self._span.is_recording()
+
+    @property
     def trace_id(self) -> str:
         return f"{self._span.get_span_context().trace_id:032x}"
 

@@ -33,12 +33,12 @@ def authenticate(gateway: Gateway, exchange: Exchange) -> None:
 def identify(gateway: Gateway, exchange: Exchange) -> ApiKey | None:
     """The key, or None for anybody else, where those are let in."""
     keyring = gateway.keyring
-    given = [value for name, value in exchange.headers if name in _KEY_HEADERS]
-    if given:
-        now = clock.wall()
-        for value in given:
-            if (key := keyring.find(value, now=now)) is not None:
+    given = []
+    for name, value in exchange.headers:
+        if name in _KEY_HEADERS:
+            if (key := keyring.find(value, now=clock.wall())) is not None:
                 return key
+            given.append(value)
     if not keyring.is_read and (gateway.settings.keys_required or any(_PREFIX in value for value in given)):
         raise unavailable(
             503, "The gateway has not read its keys yet.", code="not_ready", retry_after=RETRY_AFTER_UNREAD
@@ -89,6 +89,7 @@ def replace_keys(gateway: Gateway, keyring: Keyring) -> None:
     """Other keys count from here on."""
     gateway.keyring = keyring
     gateway.ledger.keep(keyring.ids)
+    gateway.metrics.keep_keys(keyring.ids)
 
 
 def estimate_tokens(exchange: Exchange) -> int:
@@ -164,6 +165,7 @@ def _charge_alone(gateway: Gateway, exchange: Exchange, key: ApiKey, *, tokens: 
     now = clock.monotonic()
     granted = gateway.ledger.charge(key, tokens=tokens, now=now)
     if isinstance(granted, Shortage):
+        gateway.metrics.count_limited(key.id, granted.unit.value)
         raise too_much(key, granted)
     exchange.grant = granted
     exchange.answer_headers += gateway.ledger.headers(key, now=now)
@@ -176,6 +178,7 @@ async def _charge_shared(gateway: Gateway, exchange: Exchange, key: ApiKey, tall
         _charge_alone(gateway, exchange, key, tokens=tokens)
         return
     if isinstance(answer, Shortage):
+        gateway.metrics.count_limited(key.id, answer.unit.value)
         raise too_much(key, answer)
     # Counted here as well: alone, this gateway goes on from what it let go itself.
     grant = gateway.ledger.record(key, tokens=tokens, now=clock.monotonic())

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from lull.core.continuation import PATH_CHAT, PATH_COMPLETIONS, Story, may_continue
+from lull.core.continuation import Story, may_continue
 from lull.wire.sse import events, render_event
 
 if TYPE_CHECKING:
-    from lull.gateway.exchange import Exchange, Gateway
+    from collections.abc import Iterator
+
+    from lull.gateway.exchange import Exchange
 
 MAX_CONTINUED: Final = 3
 """Times that one stream goes on elsewhere."""
@@ -23,19 +25,19 @@ _DONE: Final = b"[DONE]"
 class Listener:
     """The tap of a stream that may be continued: keeps what was said, and makes one stream of several."""
 
-    __slots__ = ("_is_continued", "_story", "_times", "_unread", "body")
+    __slots__ = ("_story", "_times", "_unread", "body", "is_continued")
 
     def __init__(self, path: str, body: bytes) -> None:
         self.body = body
         """What the first engine was asked."""
         self._story = Story(path)
         self._unread = bytearray()
-        self._is_continued = False
+        self.is_continued = False
         self._times = 0
 
     def __call__(self, run: bytes) -> bytes:
         """Whole events from an engine, as the client is to get them."""
-        if self._is_continued:
+        if self.is_continued:
             return b"".join(map(self._retell, events(run)))
         self._unread += run
         if len(self._unread) > _UNREAD_BYTES:
@@ -48,12 +50,12 @@ class Listener:
             return None
         self._times += 1
         self._read()
-        self._is_continued = True
+        self.is_continued = True
         body = self._story.continue_(orjson.loads(self.body))
         return None if body is None else orjson.dumps(body)
 
     def _read(self) -> None:
-        for data in events(bytes(self._unread)):
+        for data in _split(bytes(self._unread)):
             if data != _DONE:
                 self._story.read(_parse(data))
         self._unread.clear()
@@ -65,6 +67,18 @@ class Listener:
         return b"" if event is None else render_event(event)
 
 
+def _split(run: bytes) -> Iterator[bytes]:
+    """The data of each event; as engines write them, that is quick to find."""
+    if b"\r" in run:
+        yield from events(run)
+        return
+    for block in run.split(b"\n\n"):
+        if block.startswith(b"data: ") and b"\n" not in block:
+            yield block[6:]
+        elif block:
+            yield from events(block + b"\n\n")
+
+
 def _parse(data: bytes) -> Any:  # noqa: ANN401  any JSON value
     """The value of an event's data; what is no JSON stands for nothing that could be continued."""
     try:
@@ -73,20 +87,19 @@ def _parse(data: bytes) -> Any:  # noqa: ANN401  any JSON value
         return None
 
 
-def listen(gateway: Gateway, exchange: Exchange) -> None:  # noqa: ARG001  a step's parameters
+def listen(exchange: Exchange) -> None:
     """Keep what a stream says from its beginning, where it may have to be continued."""
-    deployment = exchange.deployment
-    assert deployment is not None
+    deployment, call = exchange.deployment, exchange.call
     exchange.tap = None
-    if (
-        deployment.spec.requests.continue_streams
-        and exchange.call.stream
-        and exchange.path in {PATH_CHAT, PATH_COMPLETIONS}
-        and may_continue(deployment, exchange.path, orjson.loads(exchange.body))
-    ):
+    if deployment is not None and call.stream and may_continue(deployment, exchange.path, call.content):
         exchange.tap = Listener(exchange.path, exchange.body)
 
 
-def continue_stream(gateway: Gateway, exchange: Exchange) -> bytes | None:  # noqa: ARG001  a step's parameters
+def continue_stream(exchange: Exchange) -> bytes | None:
     """What to ask another engine for, so that the client's stream goes on; None where it must end here."""
     return exchange.tap.continue_() if isinstance(exchange.tap, Listener) else None
+
+
+def is_continued(exchange: Exchange) -> bool:
+    """Whether more than one engine had a part in the answer."""
+    return isinstance(exchange.tap, Listener) and exchange.tap.is_continued

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lull.doors import clock
 from lull.gateway import tracing
 from lull.gateway.exchange import Stage
 
@@ -45,11 +46,8 @@ def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
     counts.requests[code] += 1
     if exchange.reason:
         counts.refused[exchange.reason] += 1
-    if exchange.cache:
-        counts.lookups[exchange.cache] += 1
-    if exchange.client_left or (exchange.error and exchange.stage is Stage.STREAMING):
-        by = "gateway" if exchange.is_cut else "client" if exchange.client_left else "engine"
-        counts.aborted[exchange.stage.value][by] += 1
+    if aborter := _find_aborter(exchange):
+        counts.aborted[exchange.stage.value][aborter] += 1
     tokens = counts.tokens
     if exchange.adapter and exchange.adapter in deployment.adapter_names:
         adapter = counts.adapters[exchange.adapter]
@@ -61,6 +59,15 @@ def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
         tokens.add(*spent)
         metrics.spend(counts, key_id, *spent)
     _observe(counts, exchange)
+
+
+def _find_aborter(exchange: Exchange) -> str:
+    """Who ended a request before it was answered, or in the midst of the answer."""
+    if exchange.is_cut:
+        return "gateway"
+    if exchange.client_left:
+        return "client"
+    return "engine" if exchange.error and exchange.stage is Stage.STREAMING else ""
 
 
 def _observe(counts: DeploymentCounts, exchange: Exchange) -> None:
@@ -94,7 +101,8 @@ def _log(gateway: Gateway, exchange: Exchange, code: int, trace_id: str | None) 
             "served": exchange.served or None,
             "code": code,
             "stream": exchange.call.stream if exchange.is_parsed else None,
-            "stage": exchange.stage.value,
+            "stage": exchange.stage,
+            "aborted_by": _find_aborter(exchange) or None,
             "bytes": exchange.size,
             "input_tokens": None if usage is None else usage.prompt_tokens,
             "cached_tokens": None if usage is None else usage.cached_tokens,
@@ -107,7 +115,11 @@ def _log(gateway: Gateway, exchange: Exchange, code: int, trace_id: str | None) 
             "endpoint": exchange.candidate.endpoint.pod if exchange.candidate is not None else None,
             "cache": exchange.cache or None,
             "error": exchange.error[:_LONGEST_ERROR] or None,
-        },
+            "event": "request",
+            "logger": "lull.gateway",
+            "level": "info",
+            "timestamp": clock.utc(),
+        }
     )
 
 

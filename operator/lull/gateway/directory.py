@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from lull.api.llmdeployment import LLMDeployment
+    from lull.core.routing import Endpoint
     from lull.doors.kube import WatchEvent
 
 
@@ -118,23 +119,32 @@ class Directory:
     def record_deployment(self, event: WatchEvent) -> None:
         metadata = event.object["metadata"]
         key = Key(metadata["namespace"], metadata["name"])
-        self._catalogue = None
-        self._limits.pop(key, None)
         if event.type == "DELETED" or "deletionTimestamp" in metadata:
-            if self._deployments.pop(key, None) is not None:
-                self._on_gone(key)
+            self.drop_deployment(key)
             return
-        listed = self.list_adapters(key)
         try:
-            self._deployments[key] = parse_llmdeployment(event.object)
+            self.put_deployment(parse_llmdeployment(event.object))
         except InvalidSpec as error:
             # What was served so far still is: its pods run, whatever became of the spec.
             self._log.warning("spec not readable", deployment=str(key), error=str(error))
-        kept = frozenset(self.list_adapters(key))
+
+    def put_deployment(self, deployment: LLMDeployment) -> None:
+        key = deployment.key
+        listed = self.list_adapters(key)
+        self._deployments[key] = deployment
+        self._catalogue = None
+        self._limits.pop(key, None)
+        kept = frozenset(deployment.adapter_names)
         for name in listed:
             if name not in kept:
                 self._on_adapter_gone(key, name)
         self._on_change(key)
+
+    def drop_deployment(self, key: Key) -> None:
+        self._limits.pop(key, None)
+        if self._deployments.pop(key, None) is not None:
+            self._catalogue = None
+            self._on_gone(key)
 
     def record_node(self, event: WatchEvent) -> None:
         """Spare the endpoints of a node that is about to go, or is gone: the deletion of its pods may be late."""
@@ -158,15 +168,15 @@ class Directory:
     def record_pod(self, event: WatchEvent) -> None:
         uid = event.object["metadata"]["uid"]
         endpoint = parse_endpoint(event.object)
-        known = next((key for key, candidates in self._candidates.items() if uid in candidates), None)
-        if known is not None and (event.type == "DELETED" or endpoint is None or endpoint.key != known):
-            del self._candidates[known][uid]
-            if not self._candidates[known]:
-                del self._candidates[known]
-            self._on_lost(uid)
-            self._on_change(known)
         if event.type == "DELETED" or endpoint is None:
-            return
+            self.drop_endpoint(uid)
+        else:
+            self.put_endpoint(endpoint)
+
+    def put_endpoint(self, endpoint: Endpoint) -> None:
+        uid = endpoint.uid
+        if self._find_key(uid) not in {None, endpoint.key}:
+            self.drop_endpoint(uid)
         candidates = self._candidates.setdefault(endpoint.key, {})
         candidate = candidates.get(uid)
         if candidate is None:
@@ -182,3 +192,17 @@ class Directory:
             candidate.avoid_until = 0.0
             routing.forget_blocks(candidate)
         self._on_change(endpoint.key)
+
+    def drop_endpoint(self, uid: str) -> None:
+        """It no longer exists: what it was asked will not be answered."""
+        key = self._find_key(uid)
+        if key is None:
+            return
+        del self._candidates[key][uid]
+        if not self._candidates[key]:
+            del self._candidates[key]
+        self._on_lost(uid)
+        self._on_change(key)
+
+    def _find_key(self, uid: str) -> Key | None:
+        return next((key for key, candidates in self._candidates.items() if uid in candidates), None)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     import structlog
 
     from lull.api.llmdeployment import LLMDeployment
     from lull.core.admission import Limits, Ticket
     from lull.core.affinity import Work
+    from lull.core.answers import Answers
     from lull.core.keys import ApiKey, Keyring
     from lull.core.limits import Grant, Ledger
     from lull.core.routing import Candidate, RetryBudget
@@ -69,7 +70,31 @@ class Defer(Exception):  # noqa: N818  a turn in the road
         self.awaitable = awaitable
 
 
-class Exchange:
+class _Always:
+    """What every request comes to have.
+
+    It has slots so that no more than thirty attributes are left to the object's dict. Beyond those Python keeps the
+    dict apart from the object, and making and reading it costs more than twice as much.
+    """
+
+    __slots__ = (
+        "answer_headers",
+        "arrived_at",
+        "body",
+        "call",
+        "headers",
+        "limits",
+        "method",
+        "path",
+        "reply",
+        "request_id",
+        "size",
+        "tried",
+        "work",
+    )
+
+
+class Exchange(_Always):
     """What is known about one request. What has no default is set by the step that finds it out."""
 
     # Defaults live on the class: a request sets only what concerns it, which is what making one costs.
@@ -98,6 +123,8 @@ class Exchange:
     """What the limits have set aside for it."""
     usage: Usage | None = None
     recording: bytearray | None = None
+    slot = b""
+    """Under which the response cache keeps the answer that is being recorded."""
     tap: Callable[[bytes], bytes] | None = None
     """Sees every run of whole events of a stream, and says what the client gets instead."""
     served = ""
@@ -180,11 +207,11 @@ class Gateway:
     log: structlog.stdlib.BoundLogger
     residency: Residency
     budget: RetryBudget
+    answers: Answers
     keyring: Keyring
     ledger: Ledger
     tally: Tally | None
     """Limits that are shared with other gateways."""
-    spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     outcome: Outcome = field(init=False)
     exchanges: set[Exchange] = field(default_factory=set)
     """Requests that are not over."""

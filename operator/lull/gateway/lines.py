@@ -65,6 +65,10 @@ class Lines:
             self._ring()
         return arrival.ticket, arrival.verdict
 
+    def has_room(self, key: Key, adapter: str) -> bool:
+        """Whether a request that came now would be let go at once."""
+        return self._admission.has_room(key, free=self._free(key, adapter), lane=adapter)
+
     def note(self, key: Key) -> None:
         """Another model serves what this one was asked for: its operator is to know that it was asked."""
         self._admission.note(key, now=clock.monotonic())

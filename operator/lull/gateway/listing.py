@@ -71,7 +71,7 @@ def _describe(catalogue: Catalogue, name: str) -> ModelCard:
     return ModelCard(
         name,
         created=_created(deployment.created_at),
-        root=deployment.spec.model.source if adapter is None else adapter.source,
+        root=(deployment.spec.model.source if adapter is None else adapter.source) or None,
         parent=None if adapter is None else deployment.served_names[0],
     )
 

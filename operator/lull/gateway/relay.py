@@ -273,13 +273,19 @@ class Relay:
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
             return
-        if exchange.begun_at is None and not self._is_beginning(passage):
-            return
+        if exchange.begun_at is None:
+            if not self._is_beginning(passage):
+                return
+        elif exchange.stage is Stage.WAITING:
+            self._go_on()
         if self._kept:
             whole, self._kept = self._kept + whole, b""
         exchange.events += passage.events
         exchange.due = self._find_due()
         if exchange.tap is not None:
+            if passage.error is not None and self._is_death(passage.error):
+                self._break_off(passage.error.message, before=exchange.tap(_without_last(whole)))
+                return
             whole = exchange.tap(whole)
         if passage.done or passage.error is not None:
             self._end_stream(passage, whole)
@@ -315,11 +321,19 @@ class Relay:
 
     def _begin(self, *, is_event_stream: bool) -> None:
         exchange = self._exchange
-        routing.record_success(self.candidate)
-        routing.record_first_byte(self.candidate, exchange.work)
-        exchange.stage = Stage.STREAMING
+        self._go_on()
         exchange.reply.begin(self._status, _response_headers(self._headers), is_event_stream=is_event_stream)
         exchange.due = self._find_due()
+
+    def _go_on(self) -> None:
+        """The engine answers, be it what another one has begun."""
+        routing.record_success(self.candidate)
+        routing.record_first_byte(self.candidate, self._exchange.work)
+        self._exchange.stage = Stage.STREAMING
+
+    def _is_death(self, error: StreamError) -> bool:
+        """Whether an engine says inside a stream that it will never end it, and another one may."""
+        return self._exchange.begun_at is not None and _find_failure(error) is not None
 
     def _write(self, chunk: bytes, *, torn: bool = False) -> None:
         exchange = self._exchange
@@ -342,7 +356,9 @@ class Relay:
         self._close()
         self._outcome.failed(self._exchange, failure, detail)
 
-    def _break_off(self, detail: str) -> None:
+    def _break_off(self, detail: str, *, before: bytes = b"") -> None:
+        if before:
+            self._write(before)
         self._close()
         self._outcome.broke_off(self._exchange, detail)
 
@@ -424,6 +440,11 @@ class Relays:
         """The pod no longer exists."""
         for relay in tuple(self._open.get(uid, ())):
             relay.lose()
+
+
+def _without_last(whole: bytes) -> bytes:
+    """Events without the last of them."""
+    return whole[: whole.rstrip(b"\r\n").rfind(b"\n\n") + 2] if b"\n\n" in whole.rstrip(b"\r\n") else b""
 
 
 def _find_failure(error: StreamError | None, *, first_event: bool = False) -> tuple[Failure, str] | None:

@@ -7,108 +7,78 @@ import os
 import signal
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import structlog
 from aiohttp import web
 
-from lull.api import names
+from lull.core.answers import Answers
 from lull.core.keys import Keyring
 from lull.core.limits import Ledger
 from lull.core.routing import RetryBudget
-from lull.doors import clock, kube, logs
+from lull.doors import clock, logs
 from lull.doors.access_log import AccessLog, Logged, Outlet
 from lull.doors.gateway_metrics import GatewayMetrics
 from lull.doors.serving import listen
 from lull.doors.valkey import Tally
-from lull.gateway import access, keystore, pipeline
+from lull.gateway import pipeline
 from lull.gateway.admin import build_admin
 from lull.gateway.directory import Directory
 from lull.gateway.door import BACKLOG, Door
 from lull.gateway.engines import Engines
 from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
+from lull.gateway.recall import review_answers
 from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-    from contextlib import AbstractContextManager
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from pathlib import Path
 
     from lull.api.llmdeployment import Key
     from lull.doors.tracing import Tracer
     from lull.gateway.exchange import Exchange
+    from lull.gateway.sources import Source
     from lull.settings import GatewaySettings
     from lull.wire.openai import Refusal
 
 KEEP_ALIVE_ENGINES: Final = 2.0
+STANDARD_INPUT: Final = 0
 STANDARD_OUTPUT: Final = 1
 TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-class Source(Protocol):
-    """Where models and endpoints come from."""
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a gateway is reached, if not at the ports of its settings."""
 
-    async def run(self, gateway: Gateway) -> None:
-        """Tell the gateway's directory of them, until cancelled."""
-
-
-class Cluster:
-    """Models are LLMDeployments, endpoints are pods."""
-
-    def __init__(self, connection: kube.Kube, scope: str | None) -> None:
-        self._connection = connection
-        self._scope = scope
-
-    async def run(self, gateway: Gateway) -> None:
-        directory = gateway.directory
-        async with asyncio.TaskGroup() as group:
-            group.create_task(
-                kube.reflect(
-                    self._connection,
-                    kube.LLMDEPLOYMENTS,
-                    directory.record_deployment,
-                    namespace=self._scope,
-                    on_synced=lambda: directory.record_synced("deployments"),
-                    on_lost=directory.record_lost,
-                )
-            )
-            group.create_task(
-                kube.reflect(
-                    self._connection,
-                    kube.PODS,
-                    directory.record_pod,
-                    namespace=self._scope,
-                    labels=f"{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}",
-                    on_synced=lambda: directory.record_synced("pods"),
-                )
-            )
-            group.create_task(self._watch_keys(gateway))
-
-    async def _watch_keys(self, gateway: Gateway) -> None:
-        settings = gateway.settings
-        replace = partial(access.replace_keys, gateway)
-        if settings.keys_secret:
-            await keystore.watch(self._connection, replace, namespace=settings.namespace, name=settings.keys_secret)
-        else:
-            replace(Keyring())
+    clients: socket.socket
+    admin: Path
 
 
-async def run(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def run(
+    settings: GatewaySettings, opened: AbstractAsyncContextManager[Source], *, listening: Listening | None = None
+) -> None:
+    """Serve what a source tells of, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
+    catch_signals(stop)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with kube.connect() as connection:
-        await serve(settings, Cluster(connection, settings.scope), stop=stop)
+    if listening is not None:
+        loop.add_reader(STANDARD_INPUT, _stop_at_end, stop)
+    async with opened as source:
+        await serve(settings, source, stop=stop, listening=listening)
 
 
-async def serve(settings: GatewaySettings, source: Source, *, stop: asyncio.Event) -> None:
+async def serve(
+    settings: GatewaySettings, source: Source, *, stop: asyncio.Event, listening: Listening | None = None
+) -> None:
     """Serve until told to stop: then fail readiness, serve on for a while, and let those in flight finish."""
-    async with asyncio.TaskGroup() as group, _assemble(settings, group) as gateway:
+    async with asyncio.TaskGroup() as group, _assemble(settings) as gateway:
         door = Door(gateway, serve=pipeline.serve, leave=pipeline.leave, sweep=pipeline.sweep)
         services = [
             group.create_task(source.run(gateway)),
@@ -117,8 +87,8 @@ async def serve(settings: GatewaySettings, source: Source, *, stop: asyncio.Even
             *([group.create_task(gateway.tally.run())] if gateway.tally is not None else []),
         ]
         admin = web.AppRunner(build_admin(gateway), access_log=None, shutdown_timeout=1.0)
-        async with listen(admin, settings.admin_port):
-            await door.open([_bind(settings.port)])
+        async with listen(admin, listening.admin if listening else settings.admin_port):
+            await door.open([listening.clients if listening else bind(settings.port)])
             gateway.serving = True
             gateway.log.info("serving", port=settings.port, admin_port=settings.admin_port)
             await stop.wait()
@@ -133,8 +103,36 @@ async def serve(settings: GatewaySettings, source: Source, *, stop: asyncio.Even
     gateway.log.info("stopped")
 
 
+def catch_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT tell to stop; a second SIGINT ends the process, as whoever presses Ctrl-C twice wants."""
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+
+
+def bind(port: int, *, shared: bool = False) -> socket.socket:
+    """Listen on all addresses, IPv4 and IPv6 alike where the machine has both, with others if the port is shared."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True, reuse_port=shared
+        )
+    return socket.create_server(("", port), backlog=BACKLOG, reuse_port=shared)
+
+
+def _stop_at_end(stop: asyncio.Event) -> None:
+    """Whoever started this process holds the other end, and writes nothing: it is readable once that one is gone."""
+    asyncio.get_running_loop().remove_reader(STANDARD_INPUT)
+    stop.set()
+
+
 @asynccontextmanager
-async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> AsyncIterator[Gateway]:
+async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Make the collaborators and introduce them to each other."""
 
     def change(key: Key) -> None:
@@ -142,6 +140,8 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         for adapter in lines.list_adapters(key):
             if why := pipeline.find_failure(directory, key, adapter):
                 lines.turn_away(key, partial(pipeline.adapter_failed, adapter, why), adapter=adapter)
+        if answers.is_keeping(key):
+            review_answers(gateway, key)
         lines.release(key)
 
     def drop_adapter(key: Key, adapter: str) -> None:
@@ -152,6 +152,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         lines.turn_away(key, partial(pipeline.gone, key.name))
         lines.forget(key)
         metrics.forget(key)
+        answers.purge(key)
 
     def go(exchange: Exchange) -> None:
         pipeline.go(gateway, exchange)
@@ -159,11 +160,9 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
     def refuse(exchange: Exchange, refusal: Refusal) -> None:
         pipeline.refuse(gateway, exchange, refusal)
 
-    def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        return group.create_task(coroutine)
-
     outlet = Outlet(STANDARD_OUTPUT)
     relays = Relays()
+    answers = Answers()
     directory = Directory(on_change=change, on_lost=relays.lose, on_gone=drop, on_adapter_gone=drop_adapter)
     lines = Lines(
         lambda key, adapter: directory.free(key, now=clock.monotonic(), adapter=adapter),
@@ -171,7 +170,12 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         on_refused=refuse,
         displaced=pipeline.queue_full,
     )
-    metrics = GatewayMetrics(lines.demand, lost_lines=lambda: outlet.lost)
+    tally = _share_limits(settings)
+    metrics = GatewayMetrics(
+        lines.demand,
+        lost_lines=lambda: outlet.lost,
+        shares_limits=lambda: tally is not None and tally.is_available,
+    )
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
     async with AsyncExitStack() as stack:
@@ -194,10 +198,10 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             log=structlog.get_logger("lull.gateway"),
             residency=residency,
             budget=RetryBudget(),
+            answers=answers,
             keyring=Keyring(is_read=False),
             ledger=Ledger(),
-            tally=_share_limits(settings),
-            spawn=spawn,
+            tally=tally,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
         try:
@@ -224,13 +228,4 @@ def _share_limits(settings: GatewaySettings) -> Tally | None:
     """The count that all gateways of this namespace share, where there is a place for it."""
     if not settings.valkey_url:
         return None
-    return Tally(settings.valkey_url, password=settings.valkey_password.get_secret_value(), prefix=settings.namespace)
-
-
-def _bind(port: int) -> socket.socket:
-    """Listen on all addresses, IPv4 and IPv6 alike where the machine has both."""
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(
-            ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True, reuse_port=True
-        )
-    return socket.create_server(("", port), backlog=BACKLOG, reuse_port=True)
+    return Tally(settings.valkey_url, password=settings.valkey_password, prefix=settings.namespace)

@@ -31,7 +31,7 @@ def begin_try(tracer: Tracer, exchange: Exchange, *, now: float) -> None:
 
 def fail_try(exchange: Exchange, failure: Failure) -> None:
     """The try came to nothing, and another may follow."""
-    if exchange.trace is not None:
+    if exchange.trace is not None and exchange.trace.is_sampled:
         exchange.trace.end_try(_describe_try(exchange), at=clock.monotonic(), error=failure.value)
 
 
@@ -39,6 +39,8 @@ def end(tracer: Tracer, exchange: Exchange, code: int) -> str:
     """The request is over; its trace, for the log."""
     trace = exchange.trace or _begin(tracer, exchange)
     now = exchange.ended_at
+    if not trace.is_sampled:
+        return trace.trace_id
     failed = exchange.reason or ("client_left" if exchange.client_left else str(code) if code >= 500 else "")
     trace.end_try(_describe_try(exchange) | _describe_usage(exchange), at=now, error=failed)
     _tell_hold(trace, exchange, until=now)

@@ -24,6 +24,8 @@ class Sifter:
     def __init__(self, fingerprint: bytes | None = None) -> None:
         self.fingerprint = fingerprint
         """As JSON; nothing where the engine has none, and None while that is not known."""
+        self.removed = 0
+        """Events that were taken out."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._is_forced = False
@@ -38,6 +40,7 @@ class Sifter:
         if content is not None and isinstance(usage, dict) and not self._is_forced:
             if not content.get("choices"):
                 fingerprint = content.get(_FINGERPRINT)
+                self.removed += 1
                 self.fingerprint = b"" if fingerprint is None else orjson.dumps(fingerprint)
                 return self._release()
             # Every chunk has a usage: the engine does this whether it is asked to or not.

@@ -166,14 +166,16 @@ class EventReader:
             done = done or data == _DONE or (content is not None and content.get("type") in _LAST_TYPES)
             kept = block
             if sifter is not None:
+                removed = sifter.removed
                 kept = sifter.sift(block, content, is_end=done or error is not None)
+                count -= sifter.removed - removed
                 if sifter.is_holding:
                     # What comes next waits behind it, however plain it is.
                     self._plain = b""
             passed.append(kept)
             if error is not None:
                 return Passage(b"".join(passed), count > 0, error, False, count)
-            count += data is not None and bool(kept or (sifter is not None and sifter.is_holding))
+            count += data is not None
         return Passage(b"".join(passed), count > 0, None, done, count)
 
     def _find_interest(self, tail: bytes) -> int:

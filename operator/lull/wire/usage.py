@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _ASKED: Final = b'"stream_options":{"include_usage":true},'
 _KEY: Final = b'"usage"'
+_SHORT_BYTES: Final = 2048
+"""So much JSON is parsed sooner than the usage is found in it."""
 _MOST_BRACES: Final = 8
 """A usage has two or three objects inside; no more closing braces than this are tried for its end."""
 
@@ -51,10 +53,14 @@ def read_usage(body: bytes) -> Usage | None:
     at = body.rfind(_KEY)
     if at < 0:
         return None
+    if len(body) <= _SHORT_BYTES and (usage := _read_whole(body)) is not None:
+        return usage
     # A client may have had this word echoed in a schema or in metadata; then only a full parse tells which is which.
     usage = None if body.find(_KEY, 0, at) >= 0 or body[at - 1 : at] == b"\\" else _read_at(body, at + len(_KEY))
-    if usage is not None:
-        return usage
+    return _read_whole(body) if usage is None else usage
+
+
+def _read_whole(body: bytes) -> Usage | None:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -72,7 +78,7 @@ def parse_usage(usage: Any) -> Usage | None:  # noqa: ANN401  any JSON value
         cached = details.get("cached_tokens") if isinstance(details, dict) else 0
         return Usage(_count(prompt), _count(completion), _count(cached))
     prompt = usage.get("input_tokens")
-    if prompt is None:
+    if prompt is None and usage.get("output_tokens") is None:
         return None
     details = usage.get("input_tokens_details")
     if isinstance(details, dict):

@@ -5,7 +5,8 @@ import textwrap
 import pytest
 
 from lull.api.llmdeployment import InvalidSpec, LLMDeployment
-from lull.core.linting import Finding, Severity, lint
+from lull.core.documents import Finding, Severity
+from lull.core.linting import lint
 from lull.core.manifests import build
 from tests.manifests import SETTINGS
 

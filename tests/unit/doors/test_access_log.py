@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from lull.doors import access_log, logs
+from lull.doors import access_log, clock, logs
 from lull.doors.access_log import AccessLog, Logged, Outlet
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ def test_a_line_has_the_shape_of_all_others(capfd: pytest.CaptureFixture[str]) -
         outlet = Outlet(1)
         with outlet.running(), logs.through(outlet):
             structlog.get_logger("lull.gateway").info("serving", port=1)
-            AccessLog(outlet, Logged.ALL).record({"code": 200, "error": None})
+            fields = {"event": "request", "level": "info", "logger": "lull.gateway", "timestamp": clock.utc()}
+            AccessLog(outlet, Logged.ALL).record({"code": 200, **fields})
         structlog.get_logger("lull.gateway").info("stopped")
         sys.stdout.flush()
         serving, request, stopped = map(json.loads, capfd.readouterr().out.splitlines())

@@ -171,12 +171,15 @@ class TestKeys:
         metrics.keep_keys(["alice", "bob"])
         for key_id in ("alice", "bob"):
             metrics.count_key(key_id, "200")
+            metrics.count_limited(key_id, "tokens")
             metrics.spend(metrics.of(LLAMA), key_id, 10, 4, 1)
 
         metrics.keep_keys(["bob", "carol"])
+        metrics.count_limited("alice", "tokens")
 
         assert "alice" not in render(metrics)
         assert read(metrics, "lull_gateway_key_requests_total") == {("200", "bob"): 1}
+        assert read(metrics, "lull_gateway_key_limited_total") == {("bob", "tokens"): 1}
 
     def test_pairs_of_key_and_deployment_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gateway_metrics, "MAX_SPENDERS", 2)
@@ -195,34 +198,3 @@ class TestKeys:
         metrics.forget(LLAMA)
         metrics.spend(metrics.of(QWEN), "a", 1, 0, 0)
         assert ("a", "qwen") in read(metrics, name)
-
-
-names = st.text("abc/", min_size=1, max_size=3)
-
-
-@given(st.lists(st.tuples(names, names, st.integers(0, 10**6), seconds), max_size=20), st.integers(1, 4))
-def test_counts_of_several_processes_add_up(events: list[tuple[str, str, int, float]], processes: int) -> None:
-    whole, merged = build_metrics(), build_metrics()
-    parts = [build_metrics() for _ in range(processes)]
-    for metrics in (whole, *parts):
-        metrics.keep_keys([key_id for _, key_id, _, _ in events])
-    for number, (name, key_id, tokens, took) in enumerate(events):
-        for metrics in (whole, parts[number % processes]):
-            counts = metrics.of(Key("ns", name))
-            counts.requests["200"] += 1
-            counts.adapters[key_id].requests["500"] += 1
-            counts.aborted["held"][name] += 1
-            counts.seconds.observe(took)
-            metrics.count_key(key_id, "200")
-            metrics.spend(counts, key_id, tokens, 0, 1)
-    for part in parts:
-        merged.absorb(part.dump())
-
-    def samples(metrics: GatewayMetrics) -> dict[object, float]:
-        return {
-            (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in metrics.registry.collect()
-            for sample in family.samples
-        }
-
-    assert samples(merged) == pytest.approx(samples(whole))

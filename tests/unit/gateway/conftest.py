@@ -12,7 +12,8 @@ import pytest
 
 from lull.api import names
 from lull.doors.kube import connect
-from lull.gateway.server import Cluster, serve
+from lull.gateway.server import serve
+from lull.gateway.sources import Cluster
 from lull.settings import GatewaySettings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
@@ -142,8 +143,8 @@ def running(tmp_path: Path) -> Any:
     async def run(*, synced: bool = True, **overrides: Any) -> AsyncIterator[World]:
         settings = GatewaySettings(
             **{
-                "port": _free_port(),
-                "admin_port": _free_port(),
+                "port": free_port(),
+                "admin_port": free_port(),
                 "lame_duck_seconds": 0,
                 "drain_seconds": 1,
                 "sync_seconds": 0.1,
@@ -175,7 +176,7 @@ async def world(running: Any) -> AsyncIterator[World]:
         yield world
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

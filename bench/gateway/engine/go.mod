@@ -1,0 +1,3 @@
+module lull.dev/bench/gateway/engine
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module lull.dev/bench/gateway/load
+
+go 1.26.0
