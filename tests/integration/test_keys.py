@@ -73,7 +73,7 @@ async def test_a_key_is_known_to_gateways_until_it_is_revoked(apiserver: ApiServ
         assert time.monotonic() - began < 5
         key = told[-1].find(token.encode(), now=time.time())
         assert key is not None
-        assert (key.models, key.requests_per_minute) == ({"qwen", "qwen-sql"}, 60)
+        assert (key.models, key.requests_per_minute) == (frozenset({"qwen", "qwen-sql"}), 60)
 
         gone = await asyncio.to_thread(lull, apiserver, "revoke", "team-a", "-n", namespace)
         assert gone.returncode == 0, gone.stderr
