@@ -180,7 +180,9 @@ class Lull:
         routing.record_first_byte(self.candidates[job.engine], self.works[job.number])
 
     def record_finish(self, job: Job) -> None:
-        routing.record_finish(self.candidates[job.engine], self.works.pop(job.number), job.cached if self.feedback else None)
+        routing.record_finish(
+            self.candidates[job.engine], self.works.pop(job.number), job.cached if self.feedback else None
+        )
 
 
 def _hash(text: str) -> int:

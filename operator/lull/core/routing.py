@@ -144,12 +144,12 @@ def free(candidates: Iterable[Candidate], *, slots: int, now: float, adapter: st
     is_one_staying = False
     for candidate in candidates:
         if now >= candidate.avoid_until and candidate.endpoint.ready and (not adapter or adapter in candidate.adapters):
-            left = slots - candidate.in_flight
             if candidate.leaving:
-                room_of_leaving += max(0, left)
+                room_of_leaving += max(0, slots - candidate.in_flight)
             else:
                 is_one_staying = True
-                room += max(0, left)
+                if candidate.in_flight < slots:
+                    room += slots - candidate.in_flight
     return room if is_one_staying else room_of_leaving
 
 
@@ -248,8 +248,11 @@ class RetryBudget:
         self._at = 0.0
 
     def record_request(self, *, now: float) -> None:
-        self._refill(now)
-        self._tokens = min(RETRY_BURST, self._tokens + RETRY_RATIO)
+        tokens = self._tokens + RETRY_RATIO
+        if now > self._at:
+            tokens += RETRY_FLOOR * (now - self._at)
+            self._at = now
+        self._tokens = min(RETRY_BURST, tokens)
 
     def take(self, *, now: float) -> float:
         """Seconds to wait before the next retry."""

@@ -117,8 +117,7 @@ class DeploymentCounts:
     """By the refusal's code."""
     fallbacks: defaultdict[str, int] = field(default_factory=_counter)
     """By cause."""
-    continued: defaultdict[str, int] = field(default_factory=_counter)
-    """By result."""
+    continued: int = 0
     lookups: defaultdict[str, int] = field(default_factory=_counter)
     """In the response cache, by result."""
     held_seconds: Histogram = field(default_factory=lambda: Histogram(WAITS))
@@ -349,21 +348,21 @@ _COUNTERS: Final[tuple[tuple[str, str, tuple[str, ...], _Count], ...]] = (
     ),
     (
         "lull_gateway_retries",
-        "Tries that failed before the first byte and were followed by another, by what failed.",
+        "Tries that failed and were followed by another, by what failed: before the first byte, or where a stream is continued.",
         ("reason",),
         _by_label("retries"),
     ),
     (
         "lull_gateway_fallbacks",
-        "Requests that went on to another model of spec.fallback, by cause; counted at the one that was asked for.",
+        "Requests that another model was asked for instead: prompt_length (spec.routes), cold, or the code of what would have been refused (spec.fallback).",
         ("cause",),
         _by_label("fallbacks"),
     ),
     (
         "lull_gateway_continued",
-        "Streams whose engine failed and that another engine was asked to continue, by result.",
-        ("result",),
-        _by_label("continued"),
+        "Times that a stream whose engine had failed was given to another one to continue.",
+        (),
+        lambda counts: ((counts.continued,),),
     ),
     (
         "lull_gateway_cache_lookups",

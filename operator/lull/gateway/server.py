@@ -36,7 +36,7 @@ from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
@@ -78,7 +78,7 @@ async def serve(
     settings: GatewaySettings, source: Source, *, stop: asyncio.Event, listening: Listening | None = None
 ) -> None:
     """Serve until told to stop: then fail readiness, serve on for a while, and let those in flight finish."""
-    async with asyncio.TaskGroup() as group, _assemble(settings, group) as gateway:
+    async with asyncio.TaskGroup() as group, _assemble(settings) as gateway:
         door = Door(gateway, serve=pipeline.serve, leave=pipeline.leave, sweep=pipeline.sweep)
         services = [
             group.create_task(source.run(gateway)),
@@ -132,7 +132,7 @@ def _stop_at_end(stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> AsyncIterator[Gateway]:
+async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Make the collaborators and introduce them to each other."""
 
     def change(key: Key) -> None:
@@ -159,9 +159,6 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
 
     def refuse(exchange: Exchange, refusal: Refusal) -> None:
         pipeline.refuse(gateway, exchange, refusal)
-
-    def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        return group.create_task(coroutine)
 
     outlet = Outlet(STANDARD_OUTPUT)
     relays = Relays()
@@ -205,7 +202,6 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             keyring=Keyring(is_read=False),
             ledger=Ledger(),
             tally=tally,
-            spawn=spawn,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
         try:
