@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     import structlog
 
@@ -212,7 +212,6 @@ class Gateway:
     ledger: Ledger
     tally: Tally | None
     """Limits that are shared with other gateways."""
-    spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     outcome: Outcome = field(init=False)
     exchanges: set[Exchange] = field(default_factory=set)
     """Requests that are not over."""
