@@ -38,9 +38,13 @@ MAX_SEQUENCES: Final = 1024
 """Prompts of one request times the choices for each."""
 MAX_ITEMS: Final = 4096
 """Messages, inputs, documents or tools of one request."""
+MAX_MARKS: Final = 2_000_000
+"""Commas, quotes and opening brackets of one body. Each may become an object in memory, of far more bytes than one;
+text that fills the longest context has fewer."""
 MAX_LOGPROBS: Final = 100
 """Alternatives per token; an engine's own bound (`--max-logprobs`, 20) is usually lower."""
 
+_MARKS: Final = (b",", b'"', b"[", b"{")
 _LISTED_NAMES: Final = 20
 _ASCII_ESCAPE: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
 _SHORT_BYTES: Final = 1024
@@ -131,6 +135,8 @@ def parse_call(path: str, body: bytes) -> Call:
 
     A key given twice is refused where the gateway reads it: an engine might follow the other one.
     """
+    if len(body) > MAX_MARKS and sum(map(body.count, _MARKS)) > MAX_MARKS:
+        raise Refusal(413, "The body has too many parts.", code="body_too_complex")
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
