@@ -102,6 +102,7 @@ def _switch(exchange: Exchange, stand_in: StandIn, gateway: Gateway) -> None:
         exchange.work = measure_work(exchange.call, size=exchange.size, adapter=stand_in.adapter)
     # What is kept of one model's answers is not another's.
     exchange.recording = None
+    exchange.cache = ""
     exchange.answer_headers[:] = [
         header for header in exchange.answer_headers if header[0] not in {SERVED_HEADER, "x-lull-cache"}
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lull.core.answers import Answer, find_slot, may_keep
+from lull.core.answers import MAX_RECORDINGS, Answer, find_slot, may_keep
 from lull.doors import clock
 from lull.gateway.continuing import is_continued
 from lull.gateway.exchange import Stage
@@ -33,12 +33,14 @@ def recall(gateway: Gateway, exchange: Exchange) -> None:
         return
     slot = find_slot(exchange.path, exchange.body, tenant="" if exchange.key is None else exchange.key.id)
     answer = gateway.answers.find(deployment.key, slot, now=clock.monotonic())
+    exchange.cache = "miss" if answer is None else "hit"
+    exchange.answer_headers.append((CACHE_HEADER, exchange.cache))
     if answer is None:
-        exchange.answer_headers.append((CACHE_HEADER, "miss"))
-        exchange.recording = bytearray()
-        exchange.slot = slot
+        if gateway.answers.recordings < MAX_RECORDINGS:
+            gateway.answers.recordings += 1
+            exchange.recording = bytearray()
+            exchange.slot = slot
         return
-    exchange.answer_headers.append((CACHE_HEADER, "hit"))
     exchange.stage = Stage.STREAMING
     if answer.is_event_stream:
         exchange.reply.begin(200, STREAM, is_event_stream=True)
@@ -49,6 +51,9 @@ def recall(gateway: Gateway, exchange: Exchange) -> None:
 
 def remember(gateway: Gateway, exchange: Exchange) -> None:
     """Keep an answer that came whole, from one engine, with status 200."""
+    if not exchange.slot:
+        return
+    gateway.answers.recordings -= 1
     recording, deployment, candidate = exchange.recording, exchange.deployment, exchange.candidate
     if not recording or deployment is None or candidate is None:
         return

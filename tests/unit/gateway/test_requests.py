@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from lull.core.keys import make_token
+from lull.gateway import recall
 from tests.fakes.engine import BODY, CHUNKS, Gate, die, fail, stream, stream_then_die
 from tests.unit.gateway.test_access import TOKEN, answering, entry, put_keys, wait_keys
 from tests.unit.gateway.test_access import ask as ask_as
@@ -308,6 +309,26 @@ class TestCache:
         await world.ask(temperature=0)
 
         assert len(engine.received) == 2
+
+    async def test_answers_beyond_a_number_are_passed_on_and_not_written_down(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recall, "MAX_RECORDINGS", 1)
+        gate = Gate()
+        world.add_model(**CACHED)
+        engine = await world.add_engine(gate)
+        await world.wait_listed()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.ask("a", temperature=0))
+            group.create_task(world.ask("b", temperature=0))
+            await world.until(lambda: len(engine.received) == 2)
+            gate.opened.set()
+        for content in "aabb":
+            await world.ask(content, temperature=0)
+
+        # Of the first two one was kept; the other was kept when it came again.
+        assert len(engine.received) == 3
 
     async def test_turning_it_off_forgets(self, world: World) -> None:
         world.add_model(**CACHED)
