@@ -78,8 +78,12 @@ def compare(load: str, contenders: Sequence[Contender], *, rounds: int, seconds:
         claims += _judge_events(_run(load, contenders, f"events written {burst} at a time", options, rounds), burst)
     for streams in STREAMS:
         options = {
-            **{"connections": streams, "tokens": 100, "rate": TOKENS_A_SECOND},
-            **{"ramp": 2, "warm": 3, "seconds": 2 * seconds},
+            "connections": streams,
+            "tokens": 100,
+            "rate": TOKENS_A_SECOND,
+            "ramp": 2,
+            "warm": 3,
+            "seconds": 2 * seconds,
         }
         subject = f"{streams:,} streams of {TOKENS_A_SECOND} tokens/s"
         claims += _judge_streams(_run(load, contenders, subject, options, max(2, rounds // 2)))

@@ -33,11 +33,13 @@ SHARE: Final = 0.3
 LEAST: Final = 1.8
 
 
-def measure_scaling(load: str, folder: Path, engine_ports: Sequence[int], *, seconds: float) -> list[Claim]:
+def measure_scaling(
+    load: str, program: str, folder: Path, engine_ports: Sequence[int], *, seconds: float
+) -> list[Claim]:
     """Let one process and two answer in turns."""
     with (
-        lull(folder, engine_ports=engine_ports) as one,
-        lull(folder, engine_ports=engine_ports, workers=2) as two,
+        lull(program, folder, engine_ports=engine_ports) as one,
+        lull(program, folder, engine_ports=engine_ports, workers=2) as two,
         step("two processes"),
     ):
         workers = two.process.pids[-2:]

@@ -157,7 +157,8 @@ def test_a_printed_entry_is_what_a_secret_takes(apiserver: ApiServer, namespace:
     result = lull(apiserver, "create", "team-a", "--print", "--tpd", "1000", "--expires", "30d")
     token = result.stderr.rpartition(" ")[2].strip()
     entries = yaml.safe_load(result.stdout)
-    secret = {"metadata": {"name": SECRET, "namespace": namespace}, "stringData": entries}
+    texts = {id_: yaml.safe_dump(entry) for id_, entry in entries.items()}
+    secret = {"metadata": {"name": SECRET, "namespace": namespace}, "stringData": texts}
     apiserver.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Secret", **secret}))
 
     key = parse_key("team-a", entries["team-a"])

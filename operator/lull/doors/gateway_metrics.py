@@ -117,8 +117,7 @@ class DeploymentCounts:
     """By the refusal's code."""
     fallbacks: defaultdict[str, int] = field(default_factory=_counter)
     """By cause."""
-    continued: defaultdict[str, int] = field(default_factory=_counter)
-    """By result."""
+    continued: int = 0
     lookups: defaultdict[str, int] = field(default_factory=_counter)
     """In the response cache, by result."""
     held_seconds: Histogram = field(default_factory=lambda: Histogram(WAITS))
@@ -132,10 +131,15 @@ class GatewayMetrics:
     """What the pipeline counts, and gauges that are read off admission at each scrape."""
 
     def __init__(
-        self, demand: Callable[[], Mapping[Key, Demand]], *, lost_lines: Callable[[], int] = lambda: 0
+        self,
+        demand: Callable[[], Mapping[Key, Demand]],
+        *,
+        lost_lines: Callable[[], int] = lambda: 0,
+        shares_limits: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`lost_lines`: of the log, because nobody read standard output."""
+        """`lost_lines`: of the log, because nobody read standard output. `shares_limits`: with other gateways, now."""
         self._demand = demand
+        self._shares_limits = shares_limits
         self._lost_lines = lost_lines
         self._deployments: dict[Key, DeploymentCounts] = {}
         self._keys: defaultdict[str, defaultdict[str, int]] = defaultdict(_counter, {"": _counter()})
@@ -254,6 +258,7 @@ class GatewayMetrics:
                 for value, number in tuple(numbers.items())
             )
             yield from _pieces(partial(CounterMetricFamily, name, text, labels=("key", label)), rows)
+        yield GaugeMetricFamily(*_SHARED, int(self._shares_limits()))
         yield CounterMetricFamily(*_LOST_LINES, self._lost_lines())
 
 
@@ -343,21 +348,21 @@ _COUNTERS: Final[tuple[tuple[str, str, tuple[str, ...], _Count], ...]] = (
     ),
     (
         "lull_gateway_retries",
-        "Tries that failed before the first byte and were followed by another, by what failed.",
+        "Tries that failed and were followed by another, by what failed: before the first byte, or where a stream is continued.",
         ("reason",),
         _by_label("retries"),
     ),
     (
         "lull_gateway_fallbacks",
-        "Requests that went on to another model of spec.fallback, by cause; counted at the one that was asked for.",
+        "Requests that another model was asked for instead: prompt_length (spec.routes), cold, or the code of what would have been refused (spec.fallback).",
         ("cause",),
         _by_label("fallbacks"),
     ),
     (
         "lull_gateway_continued",
-        "Streams whose engine failed and that another engine was asked to continue, by result.",
-        ("result",),
-        _by_label("continued"),
+        "Times that a stream whose engine had failed was given to another one to continue.",
+        (),
+        lambda counts: ((counts.continued,),),
     ),
     (
         "lull_gateway_cache_lookups",
@@ -436,6 +441,10 @@ _KEY_REQUESTS: Final = (
 _KEY_LIMITED: Final = (
     "lull_gateway_key_limited",
     "Requests that a limit of their API key refused: requests or tokens (per minute), or tokens_per_day.",
+)
+_SHARED: Final = (
+    "lull_gateway_limits_shared",
+    "Whether limits of keys are counted for all gateways together, in Valkey: 0 where there is none, or it is away.",
 )
 _LOST_LINES: Final = (
     "lull_gateway_lost_log_lines",

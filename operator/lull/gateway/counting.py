@@ -46,8 +46,6 @@ def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
     counts.requests[code] += 1
     if exchange.reason:
         counts.refused[exchange.reason] += 1
-    if exchange.cache:
-        counts.lookups[exchange.cache] += 1
     if aborter := _find_aborter(exchange):
         counts.aborted[exchange.stage.value][aborter] += 1
     tokens = counts.tokens

@@ -35,6 +35,8 @@ def detour(gateway: Gateway, exchange: Exchange) -> None:
         for key in found.missed:
             gateway.lines.note(key)
         if found.stand_in is not None:
+            cause = "cold" if deployment.key in found.missed else "prompt_length"
+            gateway.metrics.of(deployment.key).fallbacks[cause] += 1
             _switch(exchange, found.stand_in, gateway)
     listen(exchange)
 
@@ -50,6 +52,7 @@ def turn(gateway: Gateway, exchange: Exchange, cause: str) -> bool:
     stand_in = choose_next(_describe(exchange, asked), catalogue, _look(gateway), failed=exchange.deployment.key)
     if stand_in is None:
         return False
+    gateway.metrics.of(asked.key).fallbacks[cause] += 1
     if exchange.ticket is not None:
         gateway.lines.leave(exchange.ticket)
     exchange.ticket = None
@@ -102,6 +105,7 @@ def _switch(exchange: Exchange, stand_in: StandIn, gateway: Gateway) -> None:
         exchange.work = measure_work(exchange.call, size=exchange.size, adapter=stand_in.adapter)
     # What is kept of one model's answers is not another's.
     exchange.recording = None
+    exchange.cache = ""
     exchange.answer_headers[:] = [
         header for header in exchange.answer_headers if header[0] not in {SERVED_HEADER, "x-lull-cache"}
     ]

@@ -34,17 +34,23 @@ def recall(gateway: Gateway, exchange: Exchange) -> None:
     slot = find_slot(exchange.path, exchange.body, tenant="" if exchange.key is None else exchange.key.id)
     answer = gateway.answers.find(deployment.key, slot, now=clock.monotonic())
     if answer is None:
-        exchange.answer_headers.append((CACHE_HEADER, "miss"))
+        _tell(gateway, exchange, deployment.key, "miss")
         exchange.recording = bytearray()
         exchange.slot = slot
         return
-    exchange.answer_headers.append((CACHE_HEADER, "hit"))
+    _tell(gateway, exchange, deployment.key, "hit")
     exchange.stage = Stage.STREAMING
     if answer.is_event_stream:
         exchange.reply.begin(200, STREAM, is_event_stream=True)
         exchange.reply.end(answer.body)
     else:
         exchange.reply.send(200, JSON, answer.body)
+
+
+def _tell(gateway: Gateway, exchange: Exchange, key: Key, result: str) -> None:
+    exchange.answer_headers.append((CACHE_HEADER, result))
+    exchange.cache = result
+    gateway.metrics.of(key).lookups[result] += 1
 
 
 def remember(gateway: Gateway, exchange: Exchange) -> None:

@@ -14,9 +14,12 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from lull.core.keys import make_token
 from tests.fakes.engine import BODY, Gate, fail, stream, stream_then_die
 from tests.unit.gateway.conftest import NAMESPACE
+from tests.unit.gateway.test_access import ask, entry, put_keys, wait_keys
 from tests.unit.gateway.test_adapters import Engine, listing
+from tests.unit.gateway.test_requests import CACHED, WILLING, add_two, goes_on, says
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import World
@@ -124,6 +127,94 @@ async def test_retries_are_counted_by_what_failed(world: World) -> None:
         assert (await world.ask())[0] == 200
 
     assert (await read(world))["retries_total", "llama", NAMESPACE, "refused"] == 1
+
+
+class TestKeys:
+    async def test_requests_and_tokens_are_counted_for_each_key(
+        self, running: Any, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        async with running() as world:
+            put_keys(world, team_a=entry(requests_per_minute=2))
+            world.add_model()
+            await world.add_engine(answer)
+            await wait_keys(world)
+            for _ in range(3):
+                async with ask(world) as response:
+                    await response.read()
+
+            counted = await read(world)
+
+        assert counted["key_requests_total", "429", "team-a"] == 1
+        assert counted["key_limited_total", "team-a", "requests"] == 1
+        assert counted["key_input_tokens_total", "team-a", "llama", NAMESPACE] == 40
+        assert counted["refused_total", "llama", NAMESPACE, "rate_limit_exceeded"] == 1
+        assert [line["key"] for line in read_lines(capfd) if line["deployment"]] == ["team-a"] * 3
+
+    async def test_nothing_is_left_of_a_key_that_was_revoked(self, world: World) -> None:
+        token = make_token("team-b", random.choice)
+        put_keys(world, team_b=entry(token))
+        world.add_model()
+        await world.add_engine(answer)
+        await wait_keys(world, token=token)
+        async with ask(world, token) as response:
+            await response.read()
+        mine = {("key_requests_total", "200", "team-b"), ("key_output_tokens_total", "team-b", "llama", NAMESPACE)}
+        assert mine <= (await read(world)).keys()
+
+        put_keys(world)
+
+        async with asyncio.timeout(5):
+            while mine & (await read(world)).keys():  # noqa: ASYNC110  what is waited for happens behind a socket
+                await asyncio.sleep(0.01)
+
+
+async def test_detours_are_counted_by_cause(running: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    async with running() as world:
+        await add_two(world, fallback=["small"])
+        await world.ask()
+
+        counted = await read(world)
+
+    assert counted["fallbacks_total", "cold", "llama", NAMESPACE] == 1
+    assert counted["requests_total", "200", "small", NAMESPACE] == 1
+    (line,) = (line for line in read_lines(capfd) if line["deployment"])
+    assert (line["model"], line["served"], line["deployment"]) == ("llama", "small", f"{NAMESPACE}/small")
+
+
+async def test_lookups_are_counted_by_what_was_found(running: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    async with running() as world:
+        world.add_model(**CACHED)
+        await world.add_engine(answer)
+        await world.wait_listed()
+        for _ in range(3):
+            await world.ask(temperature=0)
+
+        counted = await read(world)
+
+    assert counted["cache_lookups_total", "llama", NAMESPACE, "miss"] == 1
+    assert counted["cache_lookups_total", "llama", NAMESPACE, "hit"] == 2
+    assert counted["input_tokens_total", "", "llama", NAMESPACE] == 20
+    lines = [line for line in read_lines(capfd) if line["deployment"]]
+    assert [(line["cache"], line["input_tokens"], line["tries"]) for line in lines] == [
+        ("miss", 20, 1),
+        ("hit", None, 0),
+        ("hit", None, 0),
+    ]
+
+
+async def test_streams_that_go_on_elsewhere_are_counted(world: World) -> None:
+    world.add_model(**WILLING)
+    first = await world.add_engine(stream_then_die(says("", role="assistant"), says("Be"), says("cause ")))
+    await world.wait_listed()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.ask(stream=True, max_tokens=9))
+        await world.until(lambda: first.received)
+        await world.add_engine(goes_on(" it", " is."), pod="pod-2")
+
+    counted = await read(world)
+
+    assert counted["continued_total", "llama", NAMESPACE] == 1
+    assert not any(name == "aborted_total" for name, *_ in counted)
 
 
 class TestAborted:
