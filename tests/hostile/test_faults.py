@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import orjson
@@ -180,16 +180,20 @@ async def test_engines_break_in_the_middle_of_streams(world: World) -> None:
 
 
 async def test_every_engine_is_replaced(world: World) -> None:
-    async with two_engines(world) as (one, other), RawEngine(work) as third, RawEngine(work) as fourth:
-        async with load(world) as seen:
-            for pod, before, after in (("one", one, third), ("other", other, fourth)):
-                await asyncio.sleep(0.2)
-                world.put_pod(after, pod=f"{pod}-after")
-                world.put_pod(before, pod=pod, deleting=True)
-                await asyncio.sleep(0.5)
-                before.kill()
-                world.remove_pod(pod)
+    async with (
+        two_engines(world) as (one, other),
+        RawEngine(work) as third,
+        RawEngine(work) as fourth,
+        load(world) as seen,
+    ):
+        for pod, before, after in (("one", one, third), ("other", other, fourth)):
             await asyncio.sleep(0.2)
+            world.put_pod(after, pod=f"{pod}-after")
+            world.put_pod(before, pod=pod, deleting=True)
+            await asyncio.sleep(0.5)
+            before.kill()
+            world.remove_pod(pod)
+        await asyncio.sleep(0.2)
 
     assert seen.failures == []
     assert seen.broken == 0
@@ -211,14 +215,13 @@ async def test_the_api_server_is_away_and_an_engine_dies(world: World) -> None:
 
 
 async def test_all_engines_die_and_come_back(world: World) -> None:
-    async with two_engines(world) as (one, other), RawEngine(work, port=0) as spare:
-        async with load(world) as seen:
-            await asyncio.sleep(0.2)
-            one.kill()
-            other.kill()
-            await asyncio.sleep(0.3)
-            world.put_pod(spare, pod="spare")
-            await asyncio.sleep(0.5)
+    async with two_engines(world) as (one, other), RawEngine(work) as spare, load(world) as seen:
+        await asyncio.sleep(0.2)
+        one.kill()
+        other.kill()
+        await asyncio.sleep(0.3)
+        world.put_pod(spare, pod="spare")
+        await asyncio.sleep(0.5)
 
     assert seen.failures == []
     assert seen.broken <= CLIENTS // 2
