@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
 
-NAMES = ("wake", "cluster", "reconcile")
+NAMES = ("wake", "cluster", "reconcile", "routing", "gateway")
 
 
 def main() -> int:
@@ -19,7 +19,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--full", action="store_true", help="also what takes long: reconcile with 5,000 objects")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="also what takes long: reconcile with 5,000 objects, gateway with more rounds",
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:

@@ -16,7 +16,7 @@ from bench.gateway.contenders import ROUTER_POLICIES, engines, lull, router
 from bench.gateway.crowd import measure_crowd, measure_held
 from bench.gateway.machine import GATEWAY_CORE, OTHER_CORES
 from bench.gateway.matrix import compare
-from bench.gateway.programs import build_engine, build_load, install_router
+from bench.gateway.programs import build_engine, build_load, install_lull, install_router
 from bench.gateway.scaling import measure_scaling
 from e2e.progress import say
 
@@ -35,7 +35,7 @@ def measure_full() -> list[Claim]:
 
 
 def _measure(*, rounds: int, seconds: float) -> list[Claim]:
-    engine, load, routers = build_engine(), build_load(), install_router()
+    engine, load, routers, own = build_engine(), build_load(), install_router(), install_lull()
     say(f"  gateways on core {GATEWAY_CORE}, mock engine and load generator on {', '.join(map(str, OTHER_CORES))}")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
@@ -48,12 +48,12 @@ def _measure(*, rounds: int, seconds: float) -> list[Claim]:
                     rivals.enter_context(router(routers, folder, policy=policy, engine_ports=ports))
                     for policy in ROUTER_POLICIES
                 ),
-                rivals.enter_context(lull(folder, engine_ports=ports)),
+                rivals.enter_context(lull(own, folder, engine_ports=ports)),
             ]
             claims = compare(load, contenders, rounds=rounds, seconds=seconds)
-        with lull(folder, engine_ports=ports) as gateway:
+        with lull(own, folder, engine_ports=ports) as gateway:
             claims += measure_crowd(load, gateway)
-        with lull(folder, engine_ports=ports, asleep_ports=asleep) as gateway:
+        with lull(own, folder, engine_ports=ports, asleep_ports=asleep) as gateway:
             claims += measure_held(load, gateway)
-        claims += measure_scaling(load, folder, ports, seconds=seconds)
+        claims += measure_scaling(load, own, folder, ports, seconds=seconds)
     return claims

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import secrets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from bench.gateway.machine import GATEWAY_CORE, OTHER_CORES, Process, free_ports
+import yaml
+
+from bench.gateway.machine import CORES, GATEWAY_CORE, OTHER_CORES, Process, free_ports
+from lull.core.keys import digest_of, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +27,12 @@ ASLEEP: Final = "asleep"
 ENGINES: Final = 4
 READY_SECONDS: Final = 60
 
+KEY_ID: Final = "bench"
+
 _PLENTY: Final = 1_000_000_000
 """A limit that is counted and never reached."""
+_MANY: Final = 16_384
+"""Requests at a time; vllm-router gets as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ def router(program: str, folder: Path, *, policy: str, engine_ports: Sequence[in
         *("--worker-urls", *(f"http://127.0.0.1:{one}" for one in engine_ports)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)),
-        *("--policy", policy, "--log-level", "warning", "--max-concurrent-requests", "16384"),
+        *("--policy", policy, "--log-level", "warning", "--max-concurrent-requests", str(_MANY)),
     ]
     process = Process(argv, cores=(GATEWAY_CORE,), log=folder / f"router-{policy}.log")
     with running(process, lambda: answers(port, "/readiness")):
@@ -82,31 +90,40 @@ def router(program: str, folder: Path, *, policy: str, engine_ports: Sequence[in
 
 @contextmanager
 def lull(
-    folder: Path, *, engine_ports: Sequence[int], asleep_ports: Sequence[int] = (), workers: int = 1
+    program: str, folder: Path, *, engine_ports: Sequence[int], asleep_ports: Sequence[int] = (), workers: int = 1
 ) -> Iterator[Contender]:
-    """Lull with a key that has limits, and everything else as it comes."""
+    """Lull as it comes: a key is asked for and has limits, each request has its line in the log."""
     port, admin_port = free_ports(2)
-    secret, entry = make_key()
+    key = make_token(KEY_ID, secrets.choice)
+    limits = dict.fromkeys(("requestsPerMinute", "tokensPerMinute", "tokensPerDay"), _PLENTY)
     config = {
         "models": [
-            {"name": MODEL, **_serve(engine_ports)},
-            *([{"name": ASLEEP, **_serve(asleep_ports)}] if asleep_ports else []),
+            _serve(MODEL, engine_ports),
+            *([_serve(ASLEEP, asleep_ports)] if asleep_ports else []),
         ],
-        "keys": {},
+        "keys": {"required": True, "entries": {KEY_ID: {"sha256": digest_of(key), **limits}}},
         "port": port,
         "adminPort": admin_port,
-        "maxPendingBytes": 1 << 30,
     }
     file = folder / f"lull-{port}.yaml"
     file.write_text(yaml.safe_dump(config))
     process = Process(
-        [str(Path(sys.executable).with_name("lull")), "gateway", "--config", str(file)],
+        [program, "gateway", "--config", str(file)],
         cores=(GATEWAY_CORE,) if workers == 1 else CORES,
         log=folder / f"lull-{port}.log",
         environment={"LULL_WORKERS": str(workers)},
     )
     with running(process, lambda: answers(admin_port, "/readyz")):
-        yield Contender(LULL, port, process, key=secret, admin_port=admin_port)
+        yield Contender(LULL, port, process, key=key, admin_port=admin_port)
+
+
+def _serve(name: str, ports: Sequence[int]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "endpoints": [f"http://127.0.0.1:{port}" for port in ports],
+        "maxNumSeqs": _MANY,
+        "queue": {"maxHeld": _MANY, "maxHeldBytes": "256Mi"},
+    }
 
 
 def answers(port: int, path: str, *, key: str = "", seconds: float = 2.0) -> bool:

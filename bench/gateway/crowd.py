@@ -44,9 +44,14 @@ def measure_crowd(load: str, gateway: Contender) -> list[Claim]:
 def measure_held(load: str, gateway: Contender) -> list[Claim]:
     """Five thousand streaming requests for a model that nobody serves yet, and probes meanwhile."""
     before = gateway.process.read_memory()
-    options = {
-        **{"model": ASLEEP, "connections": CROWD, "tokens": 25, "hold": "true"},
-        **{"ramp": 4, "warm": 6, "seconds": 6},
+    options: dict[str, float | str] = {
+        "model": ASLEEP,
+        "connections": CROWD,
+        "tokens": 25,
+        "hold": "true",
+        "ramp": 4,
+        "warm": 6,
+        "seconds": 6,
     }
     with step(f"{CROWD:,} held"), ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, load, gateway, options)

@@ -97,8 +97,8 @@ def limited(pids: Sequence[int], *, share: float) -> Iterator[bool]:
         yield True
     finally:
         for group in groups:
-            for pid in (group / "cgroup.procs").read_text().split():
-                (group.parent / "cgroup.procs").write_text(pid)
+            for member in (group / "cgroup.procs").read_text().split():
+                (group.parent / "cgroup.procs").write_text(member)
             group.rmdir()
 
 
@@ -122,16 +122,16 @@ def _is_free(port: int) -> bool:
 
 def _limit(pid: int, share: float) -> Path:
     quota = int(share * _PERIOD)
-    if (_CGROUPS / "cpu" / "cpu.cfs_quota_us").exists() or (_CGROUPS / "cpu").is_dir():
+    if (_CGROUPS / "cpu").is_dir():
         group = _CGROUPS / "cpu" / f"lull-bench-{pid}"
-        limits = {"cpu.cfs_period_us": _PERIOD, "cpu.cfs_quota_us": quota}
+        limits = {"cpu.cfs_period_us": str(_PERIOD), "cpu.cfs_quota_us": str(quota)}
     else:
         group = _CGROUPS / f"lull-bench-{pid}"
         limits = {"cpu.max": f"{quota} {_PERIOD}"}
     group.mkdir()
     try:
         for name, value in limits.items():
-            (group / name).write_text(str(value))
+            (group / name).write_text(value)
         (group / "cgroup.procs").write_text(str(pid))
     except OSError:
         group.rmdir()

@@ -78,17 +78,19 @@ def compare(load: str, contenders: Sequence[Contender], *, rounds: int, seconds:
         claims += _judge_events(_run(load, contenders, f"events written {burst} at a time", options, rounds), burst)
     for streams in STREAMS:
         options = {
-            **{"connections": streams, "tokens": 100, "rate": TOKENS_A_SECOND},
-            **{"ramp": 2, "warm": 3, "seconds": 2 * seconds},
+            "connections": streams,
+            "tokens": 100,
+            "rate": TOKENS_A_SECOND,
+            "ramp": 2,
+            "warm": 3,
+            "seconds": 2 * seconds,
         }
         subject = f"{streams:,} streams of {TOKENS_A_SECOND} tokens/s"
         claims += _judge_streams(_run(load, contenders, subject, options, max(2, rounds // 2)))
     return claims
 
 
-def _run(
-    load: str, contenders: Sequence[Contender], case: str, options: Mapping[str, float], rounds: int
-) -> Table:
+def _run(load: str, contenders: Sequence[Contender], case: str, options: Mapping[str, float], rounds: int) -> Table:
     table = Table(case, {contender.name: [] for contender in contenders})
     with step(case):
         for number in range(rounds):
@@ -106,7 +108,11 @@ def _judge_requests(table: Table, *, saturated: bool) -> Iterator[Claim]:
     for name, read in (("p50", _p50), ("p99", _p99)):
         for contender in (*ROUTER_POLICIES, LULL):
             yield Claim(
-                f"{table.case}: added {name}, {_label(contender)}", table.added(contender, read), None, "ms", table.rounds
+                f"{table.case}: added {name}, {_label(contender)}",
+                table.added(contender, read),
+                None,
+                "ms",
+                table.rounds,
             )
         ratio = table.added(LULL, read) / table.least_added(read)
         yield Claim(f"{table.case}: added {name}, Lull / vllm-router", ratio, 1.0, "x", table.rounds)

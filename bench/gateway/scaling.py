@@ -33,11 +33,13 @@ SHARE: Final = 0.3
 LEAST: Final = 1.8
 
 
-def measure_scaling(load: str, folder: Path, engine_ports: Sequence[int], *, seconds: float) -> list[Claim]:
+def measure_scaling(
+    load: str, program: str, folder: Path, engine_ports: Sequence[int], *, seconds: float
+) -> list[Claim]:
     """Let one process and two answer in turns."""
     with (
-        lull(folder, engine_ports=engine_ports) as one,
-        lull(folder, engine_ports=engine_ports, workers=2) as two,
+        lull(program, folder, engine_ports=engine_ports) as one,
+        lull(program, folder, engine_ports=engine_ports, workers=2) as two,
         step("two processes"),
     ):
         workers = two.process.pids[-2:]
@@ -47,7 +49,9 @@ def measure_scaling(load: str, folder: Path, engine_ports: Sequence[int], *, sec
         with limited([one.process.pids[-1], *workers], share=share) as is_limited:
             rounds = [(_ask(load, one, seconds), _ask(load, two, seconds)) for _ in range(ROUNDS)]
     single, double = (_median(readings) for readings in zip(*rounds, strict=True))
-    costs = [statistics.median(reading.cpu_per_request for reading in readings) for readings in zip(*rounds, strict=True)]
+    costs = [
+        statistics.median(reading.cpu_per_request for reading in readings) for readings in zip(*rounds, strict=True)
+    ]
     say(f"    one {single:,.0f}, two {double:,.0f} requests/s; {costs[0]:.1f} and {costs[1]:.1f} µs of CPU each")
     is_raced = is_limited or len(CORES) >= 4
     ratio = double / single if is_raced else 2 * costs[0] / costs[1]

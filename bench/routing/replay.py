@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from bench.routing.rules import Rule
     from bench.routing.trace import Arrival
 
-MakeRule = "Callable[[int, int], Rule]"
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -40,12 +38,12 @@ def replay(
     engines: int,
     gateways: int = 1,
     room: int = ROOM,
-    seed: int = 2,
+    deal: int = 2,
 ) -> Outcome:
     """Send all requests, and wait for the last answer. Each goes to a gateway that chance picks."""
     pool = [Engine(room) for _ in range(engines)]
     rules = [make(engines, number) for number in range(gateways)]
-    deal = random.Random(seed)
+    chance = random.Random(deal)
     jobs: list[Job] = []
     events: list[tuple[float, int, int]] = []
     stamps = [0] * engines
@@ -72,7 +70,7 @@ def replay(
 
     for arrival in arrivals:
         run_until(arrival.at)
-        job = Job(len(jobs), arrival, deal.randrange(gateways))
+        job = Job(len(jobs), arrival, chance.randrange(gateways))
         jobs.append(job)
         for place in range(engines):
             run(place, arrival.at)

@@ -78,7 +78,8 @@ class Random(_Counting):
 class BoundedHash(_Counting):
     """Consistent hashing with bounded loads, as KubeAI's `PrefixHash`: 256 points for each engine, and none may have
     more than 125 % of the mean in flight. It hashes the first hundred characters of a conversation's first message by
-    the user; in the trace that is the first block that not all have in common, or the very first one."""
+    the user; in the trace that is the first block that not all have in common, or the very first one.
+    """
 
     def __init__(self, size: int, number: int, *, block: int) -> None:
         super().__init__(size, number)
@@ -101,7 +102,8 @@ class BoundedHash(_Counting):
 class CacheAware(_Counting):
     """vllm-router 0.1.17's `cache_aware` with its defaults: the engine that had the longest beginning last, where that
     is over 30 % of the prompt, or else the one with the fewest in flight; that one too where the most and the fewest in
-    flight are more than 64 and a factor of 1.5 apart."""
+    flight are more than 64 and a factor of 1.5 apart.
+    """
 
     def __init__(self, size: int, number: int) -> None:
         super().__init__(size, number)
@@ -132,25 +134,13 @@ class CacheAware(_Counting):
 
 
 class Oracle(_Counting):
-    """Knows every engine's memory and everything that is to be read, and goes where the prompt is read soonest."""
+    """Knows every engine's memory and all that it has yet to read, of all gateways, and weighs them as Lull does."""
 
     def select(self, job: Job, engines: Sequence[Engine]) -> int:
         arrival = job.arrival
-        return min(
-            range(len(engines)),
-            key=lambda place: (engines[place].count_unread() - engines[place].count_cached(arrival), place),
-        )
-
-
-class Longest(_Counting):
-    """Knows every engine's memory, and goes where the most of the prompt is, however long that engine's queue."""
-
-    def select(self, job: Job, engines: Sequence[Engine]) -> int:
-        arrival = job.arrival
-        return min(
-            range(len(engines)),
-            key=lambda place: (-engines[place].count_cached(arrival), engines[place].count_unread(), place),
-        )
+        costs = [engine.count_unread() - routing.CACHE_WEIGHT * engine.count_cached(arrival) for engine in engines]
+        least = min(costs)
+        return self.random.choice([place for place, cost in enumerate(costs) if cost == least])
 
 
 class Lull:
@@ -180,7 +170,9 @@ class Lull:
         routing.record_first_byte(self.candidates[job.engine], self.works[job.number])
 
     def record_finish(self, job: Job) -> None:
-        routing.record_finish(self.candidates[job.engine], self.works.pop(job.number), job.cached if self.feedback else None)
+        routing.record_finish(
+            self.candidates[job.engine], self.works.pop(job.number), job.cached if self.feedback else None
+        )
 
 
 def _hash(text: str) -> int:

@@ -625,6 +625,8 @@ class Server:
         if name not in self.options.served_names and name not in self.adapters.loaded:
             aliases = ", ".join(self.options.served_names)
             message = f"The model `{name}` does not exist. Valid aliases: {aliases}."
+            if self.options.is_pooling:
+                raise ApiError(404, "NotFoundError", f"The model `{name}` does not exist.")
             raise ApiError(404, "NotFoundError", message, "model")
         return str(name)
 

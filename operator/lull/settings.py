@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lull.api import names
@@ -131,4 +131,4 @@ class GatewaySettings(_Settings):
             description="Valkey by which gateways share limits (valkey://host:6379/0); empty means each for itself.",
         ),
     ] = ""
-    valkey_password: Annotated[SecretStr, Field(description="Its password, where the URL has none.")] = SecretStr("")
+    valkey_password: Annotated[str, Field(repr=False, description="Its password, where the URL has none.")] = ""

@@ -41,6 +41,7 @@ OPERATOR_AT_HOME = {
     *(("discovery.k8s.io", "endpointslices", verb) for verb in READ),
 }
 GATEWAY = {(group, kind, verb) for group, kind in (("lull.dev", "llmdeployments"), ("", "pods")) for verb in READ}
+GATEWAY_OF_THE_CLUSTER = GATEWAY | {("", "nodes", verb) for verb in READ}
 
 GATEWAY_AT_HOME = {("", "secrets", verb) for verb in READ}
 
@@ -72,7 +73,7 @@ def test_the_lease_is_the_releases_and_its_spec_the_operators(defaults: list[Man
 
 
 def test_the_gateway_only_reads(defaults: list[Manifest]) -> None:
-    assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY
+    assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY_OF_THE_CLUSTER
     assert rules(one(defaults, "Role", "lull-gateway-keys")) == GATEWAY_AT_HOME
 
 

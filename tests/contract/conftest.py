@@ -52,6 +52,13 @@ class Pair:
         return iter((self.real, self.sim))
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Where a gateway in front of an engine is to look for it."""
+
+    port: int
+
+
 Starter = Callable[[list[str]], AbstractContextManager[Pair]]
 
 
@@ -132,6 +139,12 @@ def _is_up(client: httpx.Client) -> bool:
         return client.get("/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def port_of(engine: Engine) -> int:
+    port = engine.client.base_url.port
+    assert port is not None
+    return port
 
 
 def _free_port() -> int:

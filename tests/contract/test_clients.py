@@ -15,13 +15,14 @@ from anthropic import AsyncAnthropic
 from anthropic import NotFoundError as NoSuchModel
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
+from tests.contract.conftest import Behind, Engine, port_of
 from tests.unit.gateway import conftest as gateways
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.contract.conftest import Engine, Pair
+    from tests.contract.conftest import Pair
 
 running_gateway = gateways.running
 # The image may have to be built first, and two cores may be busy.
@@ -57,20 +58,13 @@ class Door:
         return AsyncAnthropic(base_url=self.url, api_key="none", max_retries=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """Where the gateway is to look for its engine."""
-
-    port: int
-
-
 @pytest.fixture
 def opening(pair: Pair, running_gateway: Any) -> Any:
     @asynccontextmanager
     async def opener(port: int | None = None) -> AsyncIterator[Door]:
         async with running_gateway() as world:
             world.add_model("tiny")
-            world.put_pod(Behind(port or _port(pair.real)), pod="pod-1", model="tiny")
+            world.put_pod(Behind(port or port_of(pair.real)), pod="pod-1", model="tiny")
             await world.wait_listed("tiny")
             yield Door(world.url, pair.real)
 
@@ -157,7 +151,7 @@ class TestOpenAI:
 
     async def test_letters_that_tokens_and_packets_cut_in_pieces_come_whole(self, opening: Any, pair: Pair) -> None:
         asked = {"structured_outputs": {"choice": [_FOREIGN]}}
-        async with _slicing(_port(pair.real)) as port, opening(port) as door, door.openai as client:
+        async with _slicing(port_of(pair.real)) as port, opening(port) as door, door.openai as client:
             stream = await client.chat.completions.create(
                 model="tiny", messages=[{"role": "user", "content": _FOREIGN}], stream=True, extra_body=asked
             )
@@ -344,12 +338,6 @@ def _condense(text: str) -> list[str]:
 
 def _without_seed() -> dict[str, Any]:
     return {name: value for name, value in _GREEDY.items() if name != "seed"}
-
-
-def _port(engine: Engine) -> int:
-    port = engine.client.base_url.port
-    assert port is not None
-    return port
 
 
 def _read(engine: Engine, name: str) -> float:

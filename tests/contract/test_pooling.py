@@ -4,13 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai import AsyncOpenAI
 
-from tests.contract.conftest import Pair, Starter
+from tests.contract.conftest import Behind, Pair, Starter, port_of
 from tests.contract.shapes import form_of
+from tests.unit.gateway import conftest as gateways
+
+running_gateway = gateways.running
 
 # The image may have to be built first, and two cores may be busy.
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(1500)]
 
+_RANKED = {"query": "a", "documents": ["b", "c"]}
 _HELLO = [{"role": "user", "content": "hi"}]
 _REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "embedding": ("/v1/embeddings", {"input": "hi there"}),
@@ -23,7 +28,7 @@ _REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "embedding of nothing": ("/v1/embeddings", {}),
     "embedding of an empty list": ("/v1/embeddings", {"input": []}),
     "embedding of what is too long": ("/v1/embeddings", {"input": "7 " * 5000}),
-    "ranks": ("/rerank", {"query": "a", "documents": ["b", "c"]}),
+    "ranks": ("/rerank", _RANKED),
     "the first rank": ("/v1/rerank", {"query": "a", "documents": ["b", "c"], "top_n": 1}),
     "rank of one": ("/v2/rerank", {"query": "a", "documents": "b"}),
     "ranks of nothing": ("/rerank", {"query": "a"}),
@@ -52,7 +57,26 @@ def pooling(start: Starter) -> Iterator[Pair]:
 
 
 def test_answers_alike(pooling: Pair) -> None:
-    for name, (path, body) in _REQUESTS.items():
-        real, sim = (form_of(engine.client.post(path, json={"model": "tiny", **body})) for engine in pooling)
+    forms = {
+        name: [form_of(engine.client.post(path, json={"model": "tiny", **body})) for engine in pooling]
+        for name, (path, body) in _REQUESTS.items()
+    }
 
-        assert sim == real, name
+    assert {name: sim for name, (_, sim) in forms.items()} == {name: real for name, (real, _) in forms.items()}
+
+
+async def test_openais_client_gets_the_engines_vectors(pooling: Pair, running_gateway: Any) -> None:
+    async with running_gateway() as world:
+        world.add_model("tiny", model={"source": "hf://org/model", "task": "Embed"})
+        world.put_pod(Behind(port_of(pooling.real)), pod="pod-1", model="tiny")
+        await world.wait_listed("tiny")
+        async with AsyncOpenAI(base_url=f"{world.url}/v1", api_key="none", max_retries=0) as client:
+            passed = await client.embeddings.create(model="tiny", input=["hi", "ho"])
+            ranked = await client.post("/rerank", cast_to=dict[str, Any], body={"model": "tiny", **_RANKED})
+
+    direct = pooling.real.client.post("/v1/embeddings", json={"model": "tiny", "input": ["hi", "ho"]}).json()
+    assert [entry.embedding for entry in passed.data] == [
+        pytest.approx(entry["embedding"], rel=1e-5) for entry in direct["data"]
+    ]
+    assert passed.usage.prompt_tokens == direct["usage"]["prompt_tokens"]
+    assert ranked["results"] == pooling.real.client.post("/rerank", json={"model": "tiny", **_RANKED}).json()["results"]

@@ -142,6 +142,8 @@ class Front:
     def _serve(self, gateway: Gateway, exchange: Exchange) -> None:
         self.served.append((exchange.method, exchange.path, exchange.body))
         gateway.pending_bytes -= exchange.size
+        # An answer to HEAD announces a body that does not follow; here it follows, so that all answers are read alike.
+        exchange.reply.has_body = True
         exchange.reply.send(200, JSON, b"{}")
 
     def _leave(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -161,6 +163,8 @@ def _loop() -> Iterator[None]:
 class TestDoor:
     @given(spoilt(REQUESTS), CUTS)
     @example(REQUESTS[0] * 40, [])
+    @example(REQUESTS[6] + b"GET /v1HTTP/1.1\r\nHost: gateway\r\n\r\n", [])
+    @example(REQUESTS[6] * 60, [])
     def test_any_bytes_get_an_answer_or_a_close_and_cuts_do_not_matter(self, sent: bytes, at: list[int]) -> None:
         whole, pieces = Front(), Front()
 
@@ -170,7 +174,7 @@ class TestDoor:
         assert whole.served == pieces.served
         # One that is cut before its body is told to go on, and one that is not has gone on already.
         first, second = (
-            [answer.status for answer in parse_answers(_strip_head_answers(front)) if answer.status != 100]
+            [answer.status for answer in parse_answers(bytes(front.transport.written)) if answer.status != 100]
             for front in (whole, pieces)
         )
         assert first == second
@@ -196,11 +200,6 @@ class TestDoor:
 
         for mine, other in zip(front.served, _read_with_h11(sent), strict=False):
             assert mine == other
-
-
-def _strip_head_answers(front: Front) -> bytes:
-    """Answers to HEAD announce a body that does not follow; they are all alike here."""
-    return bytes(front.transport.written).replace(b"content-length: 2\r\n\r\nHTTP", b"content-length: 0\r\n\r\nHTTP")
 
 
 def _read_with_h11(sent: bytes) -> list[tuple[str, str, bytes]]:
@@ -309,7 +308,7 @@ def _parse(path: str, body: bytes) -> Call | None:
     try:
         return parse_call(path, body)
     except Refusal as refusal:
-        assert refusal.status == 400
+        assert refusal.status in {400, 413}
         orjson.loads(refusal.render(path))
         return None
 

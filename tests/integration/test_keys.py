@@ -73,7 +73,7 @@ async def test_a_key_is_known_to_gateways_until_it_is_revoked(apiserver: ApiServ
         assert time.monotonic() - began < 5
         key = told[-1].find(token.encode(), now=time.time())
         assert key is not None
-        assert (key.models, key.requests_per_minute) == ({"qwen", "qwen-sql"}, 60)
+        assert (key.models, key.requests_per_minute) == (frozenset({"qwen", "qwen-sql"}), 60)
 
         gone = await asyncio.to_thread(lull, apiserver, "revoke", "team-a", "-n", namespace)
         assert gone.returncode == 0, gone.stderr
@@ -157,7 +157,8 @@ def test_a_printed_entry_is_what_a_secret_takes(apiserver: ApiServer, namespace:
     result = lull(apiserver, "create", "team-a", "--print", "--tpd", "1000", "--expires", "30d")
     token = result.stderr.rpartition(" ")[2].strip()
     entries = yaml.safe_load(result.stdout)
-    secret = {"metadata": {"name": SECRET, "namespace": namespace}, "stringData": entries}
+    texts = {id_: yaml.safe_dump(entry) for id_, entry in entries.items()}
+    secret = {"metadata": {"name": SECRET, "namespace": namespace}, "stringData": texts}
     apiserver.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Secret", **secret}))
 
     key = parse_key("team-a", entries["team-a"])

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +19,13 @@ from lull.core.limits import Shortage, Unit
 from lull.doors import valkey as door
 from lull.doors.valkey import Taken, Tally, Unavailable
 from tests.integration.conftest import _free_ports
+from tests.unit.gateway import conftest as gateways
+from tests.unit.gateway.test_access import answering, ask, entry, put_keys, wait_keys
 
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import World
+
+running = gateways.running
 KEY = ApiKey("team-a", b"", requests_per_minute=10, tokens_per_minute=1000, tokens_per_day=5000)
 
 
@@ -190,6 +197,42 @@ async def test_what_is_too_old_counts_no_more(valkey: Valkey, monkeypatch: pytes
 
         assert isinstance(again, Taken)
         assert dict(again.headers)["x-ratelimit-remaining-tokens"] == "0"
+
+
+async def test_gateways_share_over_http_and_go_on_alone(valkey: Valkey, running: Any) -> None:
+    shared = {"valkey_url": valkey.url, "valkey_password": "secret", "keys_required": True}
+    async with running(**shared) as one, running(**shared) as other:
+        worlds = (one, other)
+        for world in worlds:
+            put_keys(world, team_a=entry(requestsPerMinute=10))
+            world.add_model()
+            await wait_keys(world)
+            await world.add_engine(answering(10, 5))
+            await wait_shared(world)
+
+        answers = [await status(worlds[turn % 2]) for turn in range(20)]
+        valkey.stop()
+        alone = [await status(one) for _ in range(10)]
+
+    assert sorted(answers) == [200] * 10 + [429] * 10
+    # Five of the ten were let go here.
+    assert alone == [200] * 5 + [429] * 5
+
+
+async def wait_shared(world: World) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            async with world.session.get(f"{world.admin}/metrics") as response:
+                if "lull_gateway_limits_shared 1.0" in await response.text():
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def status(world: World) -> int:
+    async with ask(world) as response:
+        await response.read()
+        answered: int = response.status
+        return answered
 
 
 async def test_a_wrong_password_is_like_no_valkey(valkey: Valkey) -> None:

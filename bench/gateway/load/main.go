@@ -112,7 +112,7 @@ func main() {
 	tokens := flag.Int("tokens", 0, "stream so many tokens; 0: do not stream")
 	rate := flag.Int("rate", 0, "so many tokens a second; 0: as fast as they are read")
 	burst := flag.Int("burst", 1, "without a rate, let the engine write so many events at a time")
-	size := flag.Int("size", 1024, "bytes of a request's body, more or less")
+	size := flag.Int("size", 2048, "bytes of a request's body, more or less")
 	prompts := flag.Int("prompts", 64, "different prompts")
 	model := flag.String("model", "mock", "the model")
 	key := flag.String("key", "", "API key")

@@ -228,6 +228,12 @@ that it uses: tests/integration/test_rights.py reads so in an API server's audit
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+{{- if eq .Values.rbac.scope "cluster" }}
+# Which nodes are about to go. Nodes are the cluster's: Lull for one namespace learns of it when pods are deleted.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+{{- end }}
 {{- end -}}
 
 {{/* Account, role and binding of one component. Called with (list $ component rules). */}}

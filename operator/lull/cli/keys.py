@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +20,7 @@ from lull.api.keys import KeyEntry
 from lull.api.llmdeployment import render_validation_error
 from lull.api.quantities import parse_duration
 from lull.cli.cluster import Unreachable, ask, complain
+from lull.cli.yamls import render_yaml
 from lull.core.keys import InvalidKey, digest_of, is_key_id, make_token, parse_entry, render_entry
 from lull.doors import clock
 from lull.doors.kube import SECRETS, Conflict
@@ -64,7 +64,7 @@ def create(place: Place, id_: str, fields: dict[str, Any], *, expires: str | Non
     except ValueError as error:
         return complain("keys create", error)
     if only_print:
-        print(yaml.safe_dump({id_: render_entry(entry)}, width=2**16), end="")
+        print(render_yaml([{id_: json.loads(render_entry(entry))}]), end="")
         print(f"The key, which is shown this once: {token}", file=sys.stderr)
         return 0
 

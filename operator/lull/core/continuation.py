@@ -45,6 +45,7 @@ _NOT_CONTINUED: Final = (
     "thinking_token_budget",
 )
 """What another engine would begin anew, or what its events could not be told from the first one's by."""
+_NOT_TEXT: Final = frozenset({"tool_calls", "function_call", "reasoning", "reasoning_content", "refusal"})
 _LIMITS: Final = ("max_completion_tokens", "max_tokens")
 
 
@@ -88,7 +89,7 @@ class Story:
         self._pieces: list[str] = []
         self._size = 0
         self._tokens = 0
-        """Of the present engine: as its usage says where an event brings it, else one for each event with text."""
+        """Of the present engine: as its usage says where an event brings it, else one for each event with a choice."""
         self._tokens_before = 0
         """Of the engines before it."""
         self._drops = ""
@@ -114,10 +115,10 @@ class Story:
         """The body for another engine, made of the first one's; None where it must not be continued."""
         if self._is_lost or self._is_done or not self._first:
             return None
-        self._tokens_before += self._tokens
-        self._tokens = 0
         text = "".join(self._pieces)
         kept = text.rstrip()
+        self._tokens_before += self._tokens - _count_again(self._pieces)
+        self._tokens = 0
         limits = _shorten(content, self._tokens_before, is_chat=self._is_chat)
         if limits is None:
             return None
@@ -164,14 +165,17 @@ class Story:
 
     def _add(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta") or {}
-        if choice.get("index", 0) != 0 or any(
-            delta.get(name) for name in ("tool_calls", "function_call", "reasoning", "reasoning_content", "refusal")
-        ):
+        if choice.get("index", 0) != 0:
+            self._is_lost = True
+        if not _NOT_TEXT.isdisjoint(delta) and any(delta.get(name) for name in _NOT_TEXT):
             self._is_lost = True
         if choice.get("finish_reason"):
             self._is_done = True
-        if text := _text(choice):
+        text = _text(choice)
+        if text or not delta.get("role"):
+            # Also of half a character there is a token, whose text comes with the other half.
             self._tokens += 1
+        if text:
             self._size += len(text)
             self._pieces.append(text)
         if self._size > MAX_TEXT:
@@ -201,6 +205,11 @@ class Story:
             delta["content"] = text[same:]
         else:
             choice["text"] = text[same:]
+
+
+def _count_again(pieces: list[str]) -> int:
+    """Tokens at the end that are white space and nothing else: they are written again."""
+    return next((at for at, piece in enumerate(reversed(pieces)) if piece.strip()), len(pieces))
 
 
 def _text(choice: Mapping[str, Any]) -> str:

@@ -131,10 +131,15 @@ class GatewayMetrics:
     """What the pipeline counts, and gauges that are read off admission at each scrape."""
 
     def __init__(
-        self, demand: Callable[[], Mapping[Key, Demand]], *, lost_lines: Callable[[], int] = lambda: 0
+        self,
+        demand: Callable[[], Mapping[Key, Demand]],
+        *,
+        lost_lines: Callable[[], int] = lambda: 0,
+        shares_limits: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`lost_lines`: of the log, because nobody read standard output."""
+        """`lost_lines`: of the log, because nobody read standard output. `shares_limits`: with other gateways, now."""
         self._demand = demand
+        self._shares_limits = shares_limits
         self._lost_lines = lost_lines
         self._deployments: dict[Key, DeploymentCounts] = {}
         self._keys: defaultdict[str, defaultdict[str, int]] = defaultdict(_counter, {"": _counter()})
@@ -253,6 +258,7 @@ class GatewayMetrics:
                 for value, number in tuple(numbers.items())
             )
             yield from _pieces(partial(CounterMetricFamily, name, text, labels=("key", label)), rows)
+        yield GaugeMetricFamily(*_SHARED, int(self._shares_limits()))
         yield CounterMetricFamily(*_LOST_LINES, self._lost_lines())
 
 
@@ -435,6 +441,10 @@ _KEY_REQUESTS: Final = (
 _KEY_LIMITED: Final = (
     "lull_gateway_key_limited",
     "Requests that a limit of their API key refused: requests or tokens (per minute), or tokens_per_day.",
+)
+_SHARED: Final = (
+    "lull_gateway_limits_shared",
+    "Whether limits of keys are counted for all gateways together, in Valkey: 0 where there is none, or it is away.",
 )
 _LOST_LINES: Final = (
     "lull_gateway_lost_log_lines",

@@ -33,12 +33,12 @@ def authenticate(gateway: Gateway, exchange: Exchange) -> None:
 def identify(gateway: Gateway, exchange: Exchange) -> ApiKey | None:
     """The key, or None for anybody else, where those are let in."""
     keyring = gateway.keyring
-    given = [value for name, value in exchange.headers if name in _KEY_HEADERS]
-    if given:
-        now = clock.wall()
-        for value in given:
-            if (key := keyring.find(value, now=now)) is not None:
+    given = []
+    for name, value in exchange.headers:
+        if name in _KEY_HEADERS:
+            if (key := keyring.find(value, now=clock.wall())) is not None:
                 return key
+            given.append(value)
     if not keyring.is_read and (gateway.settings.keys_required or any(_PREFIX in value for value in given)):
         raise unavailable(
             503, "The gateway has not read its keys yet.", code="not_ready", retry_after=RETRY_AFTER_UNREAD

@@ -10,6 +10,8 @@ from lull.core.continuation import Story, may_continue
 from lull.wire.sse import events, render_event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lull.gateway.exchange import Exchange
 
 MAX_CONTINUED: Final = 3
@@ -53,7 +55,7 @@ class Listener:
         return None if body is None else orjson.dumps(body)
 
     def _read(self) -> None:
-        for data in events(bytes(self._unread)):
+        for data in _split(bytes(self._unread)):
             if data != _DONE:
                 self._story.read(_parse(data))
         self._unread.clear()
@@ -63,6 +65,18 @@ class Listener:
             return b"data: [DONE]\n\n"
         event = self._story.retell(_parse(data))
         return b"" if event is None else render_event(event)
+
+
+def _split(run: bytes) -> Iterator[bytes]:
+    """The data of each event; as engines write them, that is quick to find."""
+    if b"\r" in run:
+        yield from events(run)
+        return
+    for block in run.split(b"\n\n"):
+        if block.startswith(b"data: ") and b"\n" not in block:
+            yield block[6:]
+        elif block:
+            yield from events(block + b"\n\n")
 
 
 def _parse(data: bytes) -> Any:  # noqa: ANN401  any JSON value

@@ -237,16 +237,19 @@ class Client(asyncio.Protocol):
             self._parser = httptools.HttpRequestParser(self)
         self._silent_bytes += len(data)
         self._wire_bytes += len(data)
+        rest: bytes | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-            return
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             self._break_off(error)
         else:
             self._check_wire()
-        if not self._is_serving:
+        if rest is not None:
+            # Not while the exception is handled: it would pass for the cause of the next one.
+            self._ignore_upgrade(rest)
+        elif not self._is_serving:
             self._serve()
 
     def eof_received(self) -> None:

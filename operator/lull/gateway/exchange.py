@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     import structlog
 
@@ -70,7 +70,31 @@ class Defer(Exception):  # noqa: N818  a turn in the road
         self.awaitable = awaitable
 
 
-class Exchange:
+class _Always:
+    """What every request comes to have.
+
+    It has slots so that no more than thirty attributes are left to the object's dict. Beyond those Python keeps the
+    dict apart from the object, and making and reading it costs more than twice as much.
+    """
+
+    __slots__ = (
+        "answer_headers",
+        "arrived_at",
+        "body",
+        "call",
+        "headers",
+        "limits",
+        "method",
+        "path",
+        "reply",
+        "request_id",
+        "size",
+        "tried",
+        "work",
+    )
+
+
+class Exchange(_Always):
     """What is known about one request. What has no default is set by the step that finds it out."""
 
     # Defaults live on the class: a request sets only what concerns it, which is what making one costs.
@@ -188,7 +212,6 @@ class Gateway:
     ledger: Ledger
     tally: Tally | None
     """Limits that are shared with other gateways."""
-    spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     outcome: Outcome = field(init=False)
     exchanges: set[Exchange] = field(default_factory=set)
     """Requests that are not over."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from lull.api.model import Task
 from lull.api.status import AdapterState
 from lull.core import routing
 from lull.core.admission import Verdict
@@ -26,7 +28,16 @@ from lull.gateway.detour import detour, turn
 from lull.gateway.exchange import Defer, Failure, Stage
 from lull.gateway.recall import recall, remember
 from lull.gateway.relay import Relay
-from lull.wire.openai import INFERENCE_PATHS, Refusal, parse_call, unavailable, unknown_model
+from lull.wire.openai import (
+    GENERATING_PATHS,
+    INFERENCE_PATHS,
+    POOLING_PATHS,
+    Refusal,
+    parse_call,
+    unavailable,
+    unknown_model,
+    wrong_path,
+)
 
 if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment
@@ -275,7 +286,8 @@ def _step(gateway: Gateway, exchange: Exchange, at: int) -> None:
                 finish(gateway, exchange)
                 return
     except Defer as deferred:
-        exchange.task = gateway.spawn(_wait(gateway, exchange, deferred, at + 1))
+        exchange.task = asyncio.get_running_loop().create_task(_wait(gateway, exchange, deferred, at + 1))
+        exchange.task.add_done_callback(partial(_look_after, exchange))
         return
     except Refusal as refusal:
         refuse(gateway, exchange, refusal)
@@ -293,6 +305,14 @@ async def _wait(gateway: Gateway, exchange: Exchange, deferred: Defer, following
     exchange.task = None
     if not exchange.is_over:
         _step(gateway, exchange, following)
+
+
+def _look_after(exchange: Exchange, task: asyncio.Task[None]) -> None:
+    """A fault of ours costs the request in which it shows, as it does in a callback, and no other."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    asyncio.get_running_loop().call_exception_handler({"message": "a request failed", "exception": error})
+    exchange.reply.abort()
 
 
 def _try(gateway: Gateway, exchange: Exchange) -> None:
@@ -372,8 +392,13 @@ def _look_up(gateway: Gateway, exchange: Exchange) -> None:
     directory = gateway.directory
     catalogue = directory.catalogue
     call = exchange.call
-    exchange.deployment = catalogue.find(call.model)
-    deployment = _require_known(gateway, exchange)
+    deployment = exchange.deployment = catalogue.find(call.model)
+    if deployment is None:
+        raise unknown_model(call.model, access.list_names(exchange.key, catalogue.names))
+    model = deployment.spec.model
+    # Without a cluster nobody knows the source nor the task, and the engine answers for itself.
+    if model.source and call.path in (POOLING_PATHS if model.task is Task.GENERATE else GENERATING_PATHS):
+        raise wrong_path(call, model.task)
     exchange.limits = directory.limits(deployment)
     if call.model in catalogue.adapters:
         exchange.adapter = call.model

@@ -390,7 +390,10 @@ class Relay:
         if self._reader is not None:
             self._exchange.usage = self._reader.usage
         self._exchange.relay = None
-        routing.record_finish(self.candidate, self._exchange.work)
+        usage = self._exchange.usage
+        routing.record_finish(
+            self.candidate, self._exchange.work, cached_tokens=None if usage is None else usage.cached_tokens
+        )
         self._gateway.relays.discard(self)
 
     def _find_due(self) -> float:

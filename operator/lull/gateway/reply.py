@@ -158,7 +158,7 @@ class Reply:
         ]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        for header, text in self.extra_headers:
-            lines.append(f"{header}: {text}\r\n".encode())
+        if self.extra_headers:
+            lines.append("".join([f"{header}: {text}\r\n" for header, text in self.extra_headers]).encode())
         lines.append(b"connection: close\r\n\r\n" if self.closing else b"\r\n")
         return b"".join(lines)

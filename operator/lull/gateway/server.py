@@ -36,7 +36,7 @@ from lull.gateway.relay import Relays
 from lull.gateway.residency import Residency
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
@@ -78,7 +78,7 @@ async def serve(
     settings: GatewaySettings, source: Source, *, stop: asyncio.Event, listening: Listening | None = None
 ) -> None:
     """Serve until told to stop: then fail readiness, serve on for a while, and let those in flight finish."""
-    async with asyncio.TaskGroup() as group, _assemble(settings, group) as gateway:
+    async with asyncio.TaskGroup() as group, _assemble(settings) as gateway:
         door = Door(gateway, serve=pipeline.serve, leave=pipeline.leave, sweep=pipeline.sweep)
         services = [
             group.create_task(source.run(gateway)),
@@ -132,7 +132,7 @@ def _stop_at_end(stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> AsyncIterator[Gateway]:
+async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Make the collaborators and introduce them to each other."""
 
     def change(key: Key) -> None:
@@ -160,9 +160,6 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
     def refuse(exchange: Exchange, refusal: Refusal) -> None:
         pipeline.refuse(gateway, exchange, refusal)
 
-    def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        return group.create_task(coroutine)
-
     outlet = Outlet(STANDARD_OUTPUT)
     relays = Relays()
     answers = Answers()
@@ -173,7 +170,12 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
         on_refused=refuse,
         displaced=pipeline.queue_full,
     )
-    metrics = GatewayMetrics(lines.demand, lost_lines=lambda: outlet.lost)
+    tally = _share_limits(settings)
+    metrics = GatewayMetrics(
+        lines.demand,
+        lost_lines=lambda: outlet.lost,
+        shares_limits=lambda: tally is not None and tally.is_available,
+    )
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
     async with AsyncExitStack() as stack:
@@ -199,8 +201,7 @@ async def _assemble(settings: GatewaySettings, group: asyncio.TaskGroup) -> Asyn
             answers=answers,
             keyring=Keyring(is_read=False),
             ledger=Ledger(),
-            tally=_share_limits(settings),
-            spawn=spawn,
+            tally=tally,
         )
         gateway.outcome = pipeline.Outcomes(gateway)
         try:
@@ -227,4 +228,4 @@ def _share_limits(settings: GatewaySettings) -> Tally | None:
     """The count that all gateways of this namespace share, where there is a place for it."""
     if not settings.valkey_url:
         return None
-    return Tally(settings.valkey_url, password=settings.valkey_password.get_secret_value(), prefix=settings.namespace)
+    return Tally(settings.valkey_url, password=settings.valkey_password, prefix=settings.namespace)

@@ -47,6 +47,8 @@ HOPELESS_DEATHS: Final = 5
 CHECK_SECONDS: Final = 10.0
 MISSED_CHECKS: Final = 6
 """A process that says nothing for so many checks is killed: as long as the kubelet waits for one without others."""
+STARTING_CHECKS: Final = 30
+"""For one that starts: where several do with a fraction of a core, it takes minutes."""
 ANSWER_SECONDS: Final = 5.0
 GRACE_SECONDS: Final = 10.0
 """Beyond the time that a process has to stop, until it is killed."""
@@ -200,12 +202,12 @@ class Supervisor:
 
     async def _watch(self, worker: Worker) -> None:
         """Kill a process that answers nothing any more."""
-        missed = 0
-        while missed < MISSED_CHECKS:
+        missed, allowed = 0, STARTING_CHECKS
+        while missed < allowed:
             await asyncio.sleep(CHECK_SECONDS)
             try:
                 await worker.ask("/healthz")
-                missed = 0
+                missed, allowed = 0, MISSED_CHECKS
             except Silent as error:
                 missed += 1
                 self._log.warning("process not heard", worker=worker.index, missed=missed, error=str(error))

@@ -24,18 +24,11 @@ PATH_RESPONSES: Final = "/v1/responses"
 COMPLETION_PATHS: Final = frozenset({PATH_CHAT, PATH_COMPLETIONS})
 """Their streams end with `[DONE]`, and tell their usage only when asked to."""
 STREAMING_PATHS: Final = COMPLETION_PATHS | {PATH_RESPONSES, PATH_MESSAGES}
-INFERENCE_PATHS: Final = STREAMING_PATHS | {
-    "/v1/embeddings",
-    "/rerank",
-    "/v1/rerank",
-    "/v2/rerank",
-    "/score",
-    "/v1/score",
-    "/classify",
-    "/tokenize",
-    "/detokenize",
-    PATH_COUNT_TOKENS,
-}
+GENERATING_PATHS: Final = STREAMING_PATHS | {PATH_COUNT_TOKENS}
+POOLING_PATHS: Final = frozenset(
+    {"/v1/embeddings", "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/classify"}
+)
+INFERENCE_PATHS: Final = GENERATING_PATHS | POOLING_PATHS | {"/tokenize", "/detokenize"}
 """Everything that is passed on to engines, by POST. Paths are compared as the bytes that were sent: no decoding, no
 normalising, so no spelling of an engine's own endpoints can slip through."""
 
@@ -45,9 +38,13 @@ MAX_SEQUENCES: Final = 1024
 """Prompts of one request times the choices for each."""
 MAX_ITEMS: Final = 4096
 """Messages, inputs, documents or tools of one request."""
+MAX_MARKS: Final = 2_000_000
+"""Commas, quotes and opening brackets of one body. Each may become an object in memory, of far more bytes than one;
+text that fills the longest context has fewer."""
 MAX_LOGPROBS: Final = 100
 """Alternatives per token; an engine's own bound (`--max-logprobs`, 20) is usually lower."""
 
+_MARKS: Final = (b",", b'"', b"[", b"{")
 _LISTED_NAMES: Final = 20
 _ASCII_ESCAPE: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
 _SHORT_BYTES: Final = 1024
@@ -138,14 +135,15 @@ def parse_call(path: str, body: bytes) -> Call:
 
     A key given twice is refused where the gateway reads it: an engine might follow the other one.
     """
+    if len(body) > MAX_MARKS and sum(map(body.count, _MARKS)) > MAX_MARKS:
+        raise Refusal(413, "The body has too many parts.", code="body_too_complex")
     try:
         content = orjson.loads(body)
-        if not isinstance(content, dict):
-            raise _invalid("The body must be a JSON object.", code="invalid_json")
-        if _is_ambiguous(body, content):
-            json.loads(body, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(f"The body is not valid JSON: {error}", code="invalid_json") from None
+    except orjson.JSONDecodeError as error:
+        raise _not_json(error) from None
+    if not isinstance(content, dict):
+        raise _invalid("The body must be a JSON object.", code="invalid_json")
+    _check(body, content)
     model, stream = content.get("model"), content.get("stream")
     if not isinstance(model, str) or not model:
         raise _invalid(
@@ -155,10 +153,6 @@ def parse_call(path: str, body: bytes) -> Call:
         )
     if stream is not None and stream is not True and stream is not False:
         raise _invalid("stream must be true or false.", param="stream")
-    for key, value in content.items():
-        check = _CHECKS.get(key)
-        if check is not None and value is not None:
-            check(key, value, content)
     if path == PATH_RESPONSES:
         _check_stateless(content)
     has_options = "stream_options" in content
@@ -191,6 +185,16 @@ def unknown_model(model: str, known: Iterable[str]) -> Refusal:
         f"The model `{model[:128]}` does not exist. " + (f"Known models: {listed}." if names else "There is none yet."),
         param="model",
         code="model_not_found",
+    )
+
+
+def wrong_path(call: Call, task: str) -> Refusal:
+    """404, as an engine would answer, but without waking one for it."""
+    return Refusal(
+        404,
+        f"The model `{call.model}` does not answer at {call.path}: its task is {task}.",
+        param="model",
+        code="unsupported_path",
     )
 
 
@@ -230,18 +234,36 @@ def _invalid(message: str, *, param: str | None = None, code: str = "invalid_typ
     return Refusal(400, message, param=param, code=code)
 
 
-def _is_ambiguous(body: bytes, content: dict[str, Any]) -> bool:
-    """Whether a key that matters may be there twice; escapes can spell a key in another way."""
-    if len(body) > _SHORT_BYTES:
-        names = [name for name in body.split(b'"') if name in _NAMES or (len(name) < 127 and b"\\u00" in name)]
-        return len(names) > len(set(names)) or any(name not in _NAMES for name in names)
-    if b"\\" in body and _ASCII_ESCAPE.search(body) is not None:
-        return True
-    for key in content:
-        quoted = _QUOTED.get(key)
-        if quoted is not None and body.count(quoted) > 1:
-            return True
-    return False
+def _not_json(error: Exception) -> Refusal:
+    return _invalid(f"The body is not valid JSON: {error}", code="invalid_json")
+
+
+def _check(body: bytes, content: dict[str, Any]) -> None:
+    """Refuse what is there twice, and what would cost an engine too much."""
+    is_short = len(body) <= _SHORT_BYTES
+    # Escapes can spell a key in another way.
+    is_ambiguous = (b"\\" in body and _ASCII_ESCAPE.search(body) is not None) if is_short else _has_twice(body)
+    for key, value in content.items():
+        read = _READ.get(key)
+        if read is not None:
+            quoted, check = read
+            if is_short and quoted and body.count(quoted) > 1:
+                is_ambiguous = True
+            if check is not None and value is not None:
+                check(key, value, content)
+    if is_ambiguous:
+        try:
+            json.loads(body, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(error) from None
+
+
+def _has_twice(body: bytes) -> bool:
+    """Whether a string that may be a key comes twice, or in a spelling of its own."""
+    names = [
+        name for name in body.split(b'"') if len(name) <= _LONGEST_SPELLING and (name in _NAMES or b"\\u00" in name)
+    ]
+    return len(names) > len(set(names)) or any(name not in _NAMES for name in names)
 
 
 def _find_limit(path: str, content: dict[str, Any]) -> int | None:
@@ -339,12 +361,15 @@ _CHECKS: Final[Mapping[str, Callable[[str, Any, dict[str, Any]], None]]] = {
         _check_items,
     ),
 }
-# The others hold what is large; where one of those is there twice, the last one counts here as it does for engines.
-_QUOTED: Final = {
-    key: b'"%b"' % key.encode()
-    for key in (
+# Of what is large, the last one counts here as it does for engines, and no time is spent on looking for another.
+_ONCE: Final = frozenset(
+    {
         *("model", "stream", "stream_options", "n", "best_of"),
         *("max_completion_tokens", "max_tokens", "max_output_tokens"),
-    )
+    }
+)
+_NAMES: Final = frozenset(key.encode() for key in _ONCE)
+_LONGEST_SPELLING: Final = len("\\u006d") * max(map(len, _NAMES))
+_READ: Final = {
+    key: (b'"%b"' % key.encode() if key in _ONCE else b"", _CHECKS.get(key)) for key in _ONCE | _CHECKS.keys()
 }
-_NAMES: Final = frozenset(key.encode() for key in _QUOTED)

@@ -72,7 +72,7 @@ async def test_does_not_flood() -> None:
 
 
 async def test_a_noisy_llmdeployment_silences_no_other() -> None:
-    quiet = replace(DEPLOYMENT, key=replace(DEPLOYMENT.key, name="quiet"), uid="another")
+    quiet = replace(DEPLOYMENT, key=DEPLOYMENT.key._replace(name="quiet"), uid="another")
     async with recording() as (server, recorder):
         for number in range(BURST * 4):
             recorder.record(DEPLOYMENT, ScaledReason.SCALED_UP, str(number))

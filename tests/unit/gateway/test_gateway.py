@@ -212,6 +212,28 @@ class TestRefusing:
         async with world.session.post(f"{world.url}/v1/models") as response:
             assert response.status == 405
 
+    async def test_nobody_is_woken_for_what_it_cannot_answer(self, world: World) -> None:
+        world.add_model()
+        world.kube.put(
+            "llmdeployments",
+            {
+                "metadata": {
+                    "namespace": "team-a",
+                    "name": "vectors",
+                    "uid": "v",
+                    "creationTimestamp": "2026-01-01T00:00:00Z",
+                },
+                "spec": {"model": {"source": "hf://org/vectors", "task": "Embed"}},
+            },
+        )
+        await world.wait_listed("vectors")
+
+        for model, path in (("llama", "/v1/embeddings"), ("vectors", "/v1/chat/completions")):
+            async with world.session.post(world.url + path, json={"model": model, "input": "hi"}) as response:
+                assert response.status == 404
+                assert (await response.json())["error"]["code"] == "unsupported_path"
+        assert (await world.demand())["models"] == {}
+
     async def test_unknown_models_get_404_with_names_that_exist(self, world: World) -> None:
         world.add_model()
         await world.wait_listed()
