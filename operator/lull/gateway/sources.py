@@ -64,7 +64,7 @@ class Cluster:
     scope: str | None
 
     async def run(self, gateway: Gateway) -> None:
-        from lull.doors import kube  # noqa: PLC0415  as in connect()
+        from lull.doors import kube, trimming  # noqa: PLC0415  as in connect()
 
         directory = gateway.directory
         async with asyncio.TaskGroup() as group:
@@ -89,6 +89,13 @@ class Cluster:
                 )
             )
             group.create_task(self._watch_keys(gateway))
+            if self.scope is None:
+                # Nodes are the cluster's: who serves one namespace does not see them.
+                group.create_task(
+                    kube.reflect(
+                        self.connection, kube.NODES, directory.record_node, trim=trimming.trim, is_optional=True
+                    )
+                )
 
     async def _watch_keys(self, gateway: Gateway) -> None:
         from lull.gateway import keystore  # noqa: PLC0415  as in connect()
