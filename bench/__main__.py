@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
 
-NAMES = ("wake", "cluster", "reconcile", "gateway")
+NAMES = ("wake", "cluster", "reconcile", "routing", "gateway")
 
 
 def main() -> int:

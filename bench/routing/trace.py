@@ -16,7 +16,7 @@ FOLDER: Final = Path(__file__).parents[1] / "data"
 CONVERSATION: Final = "mooncake_fast25_conversation_prefix.csv.gz"
 """Kimi's conversations. All begin with the same block, and 37 % of the tokens were in an earlier prompt."""
 PLAIN: Final = "azure2023_conv.csv.gz"
-"""Azure's conversations, without a word on what they have in common: taken as nothing."""
+"""Azure's conversations. What they have in common was not published: taken as nothing, each has blocks of its own."""
 BLOCK_TOKENS: Final = 512
 TICK: Final = 3.0
 """Seconds between the times that Mooncake's trace knows; within them requests are spread at random."""
@@ -38,10 +38,14 @@ def read_trace(name: str, *, count: int | None = None) -> list[Arrival]:
         rows = [row for _, row in zip(range(count or 10**9), csv.DictReader(lines), strict=False)]
     noise = random.Random(1)
     arrivals = []
-    for row in rows:
-        blocks = tuple(int(block) for block in row.get("block512_hash_ids", "").split())
-        at = float(row["timestamp_s"]) + (noise.random() * TICK if blocks else 0.0)
-        arrivals.append(Arrival(at, int(row["input_tokens"]), int(row["output_tokens"]), blocks))
+    for number, row in enumerate(rows):
+        at, prompt_tokens = float(row["timestamp_s"]), int(row["input_tokens"])
+        if "block512_hash_ids" in row:
+            at += noise.random() * TICK
+            blocks = tuple(int(block) for block in row["block512_hash_ids"].split())
+        else:
+            blocks = tuple((number << 16) + place for place in range(prompt_tokens // BLOCK_TOKENS))
+        arrivals.append(Arrival(at, prompt_tokens, int(row["output_tokens"]), blocks))
     return sorted(arrivals, key=lambda arrival: arrival.at)
 
 

@@ -74,7 +74,7 @@ class Messages:
         }
 
     def begin(self, answer: Answer) -> list[bytes]:
-        message = {
+        message: Json = {
             "id": answer.id,
             "type": "message",
             "role": "assistant",

@@ -41,6 +41,7 @@ OPERATOR_AT_HOME = {
     *(("discovery.k8s.io", "endpointslices", verb) for verb in READ),
 }
 GATEWAY = {(group, kind, verb) for group, kind in (("lull.dev", "llmdeployments"), ("", "pods")) for verb in READ}
+GATEWAY_OF_THE_CLUSTER = GATEWAY | {("", "nodes", verb) for verb in READ}
 
 GATEWAY_AT_HOME = {("", "secrets", verb) for verb in READ}
 
@@ -72,7 +73,7 @@ def test_the_lease_is_the_releases_and_its_spec_the_operators(defaults: list[Man
 
 
 def test_the_gateway_only_reads(defaults: list[Manifest]) -> None:
-    assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY
+    assert rules(one(defaults, "ClusterRole", "lull-gateway")) == GATEWAY_OF_THE_CLUSTER
     assert rules(one(defaults, "Role", "lull-gateway-keys")) == GATEWAY_AT_HOME
 
 
@@ -158,14 +159,20 @@ def test_environment_is_what_settings_read(defaults: list[Manifest]) -> None:
         assert set(environment(defaults, component)) == known - left_alone
 
 
-def test_defaults_of_chart_and_settings_agree(defaults: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (environment(defaults, "operator") | environment(defaults, "gateway")).items():
+@pytest.mark.parametrize(("component", "settings"), [("operator", OperatorSettings), ("gateway", GatewaySettings)])
+def test_defaults_of_chart_and_settings_agree(
+    defaults: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+    component: str,
+    settings: type[OperatorSettings | GatewaySettings],
+) -> None:
+    for name, value in environment(defaults, component).items():
         if value is not None:
             monkeypatch.setenv(name, value)
-    configured = [OperatorSettings(), GatewaySettings()]
+    configured = settings()
     monkeypatch.undo()
 
-    assert configured == [OperatorSettings(), GatewaySettings()]
+    assert configured == settings()
 
 
 def test_large_numbers_stay_numbers(chart: Chart) -> None:

@@ -158,6 +158,13 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* A quantity so many times. Called with (list quantity times). */}}
+{{- define "lull.times" -}}
+{{- $quantity := toString (index . 0) -}}
+{{- $number := regexFind "^[0-9.]+" $quantity -}}
+{{- printf "%v%s" (mulf (float64 $number) (index . 1)) (trimPrefix $number $quantity) | quote -}}
+{{- end -}}
+
 {{- define "lull.probes" -}}
 readinessProbe:
   httpGet:
@@ -228,6 +235,12 @@ that it uses: tests/integration/test_rights.py reads so in an API server's audit
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+{{- if eq .Values.rbac.scope "cluster" }}
+# Which nodes are about to go. Nodes are the cluster's: Lull for one namespace learns of it when pods are deleted.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+{{- end }}
 {{- end -}}
 
 {{/* Account, role and binding of one component. Called with (list $ component rules). */}}

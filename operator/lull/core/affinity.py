@@ -58,10 +58,12 @@ class Work:
     """As many as are to be expected."""
     blocks: tuple[int, ...] = ()
     """A hash of each whole block of the prompt and all before it."""
-    pending: int = 0
-    """Of the prompt's tokens, those that its engine has yet to read; `routing.record_*` keep it."""
     known: int = 0
-    """Of the prompt's tokens, those that its engine is expected to have in its cache."""
+    """Of the prompt's tokens, those that its engine was expected to have. This and what follows `routing` keeps."""
+    pending: int = 0
+    """Of the prompt's tokens, those that it has yet to read."""
+    writing: int = 0
+    """Of the answer's tokens, those that it has yet to write."""
 
 
 def measure_work(call: Call, size: int, *, adapter: str = "") -> Work:

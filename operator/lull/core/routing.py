@@ -20,15 +20,24 @@ DEFAULT_MAX_NUM_SEQS: Final = 256
 SLOTS_PER_SEQUENCE: Final = 2
 """An engine is kept busy by as many waiting as running. The rest is held here, where a new endpoint can get it."""
 
-HORIZON: Final = 1_048_576.0
-"""Tokens that an engine is taken to keep of what this gateway sends it, until it says what it had kept."""
+CACHE_WEIGHT: Final = 4.0
+"""Tokens outstanding that an engine may have more for each token that it need not read. To read one again keeps all that
+wait behind it waiting, and drives out of the cache what others would have found there."""
+HORIZON: Final = 262_144.0
+"""Tokens that an engine keeps of what this gateway sends it, as long as it has not shown otherwise."""
 SHORTEST_HORIZON: Final = 16_384.0
 LONGEST_HORIZON: Final = 4_194_304.0
-"""At 256 tokens a block and 80 bytes for each, 1.3 MB for an endpoint."""
-WANTED_ACCURACY: Final = 0.75
-HASTE: Final = 4.0
-CACHE_WEIGHT: Final = 4.0
-SLACK: Final = 0.1
+"""At 256 tokens a block and 80 bytes for each, 1.3 MB of memory here for an endpoint."""
+ACCURACY: Final = 0.75
+"""Share of the tokens expected in caches that should be there: with more, too little is remembered here."""
+HASTE: Final = 0.2
+TELLING_TOKENS: Final = 4096
+"""A shared beginning shorter than that is hardly ever forgotten, and so tells little."""
+LUCK: Final = 0.1
+LUCK_RATE: Final = 0.01
+EXPECTED_LUCK: Final = 0.07
+"""So much is found unexpectedly where it is not worth a detour. A single gateway, or small caches, have no more."""
+LUCK_WEIGHT: Final = 4.0
 
 FIRST_PENALTY: Final = 0.25
 LONGEST_PENALTY: Final = 8.0
@@ -79,13 +88,17 @@ class Candidate:
     outstanding: int = 0
     """Tokens that it has yet to read and to write, of what this gateway sent."""
     recent: set[int] = field(default_factory=set)
-    """Blocks that this gateway sent lately, and so are probably in its cache."""
+    """Blocks that this gateway sent last."""
     earlier: set[int] = field(default_factory=set)
-    """Those before."""
-    read: float = 0.0
-    """Tokens that it had to read since `recent` was begun."""
+    """Blocks that it sent before; those before these its engine has forgotten."""
+    sent: float = 0.0
+    """Tokens that were new to its engine since `recent` was begun."""
     horizon: float = HORIZON
-    """Tokens after which it has forgotten what it read."""
+    """How many of these it takes until it has forgotten what it read."""
+    luck: float = LUCK
+    """Share of a prompt that its engine had though nothing here said so: other gateways sent it."""
+    tells: bool = False
+    """Whether its engine ever said what it had in its cache: most say nothing where they had nothing."""
     salt: int = field(init=False)
     """Its place in the order that all gateways have in common."""
 
@@ -163,10 +176,8 @@ def has_adapter(candidate: Candidate, adapter: str) -> bool:
 
 
 def pick(candidates: Iterable[Candidate], choice: Choice, *, now: float) -> Candidate | None:
-    """Filter → score → pick: where the request is read soonest.
+    """Filter → score → pick: the endpoint with the least outstanding, or one that need not read all of the prompt.
 
-    That is where the least is outstanding, counting what the engine would have to read of this prompt: one that has
-    its beginning in its cache may have more to do. Of those that are about as good, all gateways take the same.
     One that failed this very request is taken only where there is no other.
     """
     fit = _list_fit(candidates, choice.slots, now, choice.adapter)
@@ -175,27 +186,31 @@ def pick(candidates: Iterable[Candidate], choice: Choice, *, now: float) -> Cand
     if len(fit) < 2:
         return fit[0] if fit else None
     if choice.work.blocks:
+        # Beyond what it runs at a time a request waits in the engine: no cache makes up for that.
+        at_a_time = choice.slots // SLOTS_PER_SEQUENCE
+        fit = [candidate for candidate in fit if candidate.in_flight < at_a_time] or fit
         return _pick_near(fit, choice.work)
-    least = min(candidate.outstanding for candidate in fit)
-    idle = [candidate for candidate in fit if candidate.outstanding == least]
-    fewest = min(candidate.in_flight for candidate in idle)
-    equals = [candidate for candidate in idle if candidate.in_flight == fewest]
+    least = min([candidate.outstanding for candidate in fit])
+    idlest = [candidate for candidate in fit if candidate.outstanding == least]
+    fewest = min([candidate.in_flight for candidate in idlest])
+    equals = [candidate for candidate in idlest if candidate.in_flight == fewest]
     return equals[choice.turn % len(equals)]
 
 
 def record_start(candidate: Candidate, work: Work) -> None:
     """A request is sent to an endpoint."""
     blocks = work.blocks
-    work.pending = work.prompt_tokens
+    work.known = 0
     if blocks:
-        work.pending -= work.prompt_tokens * _count_known(candidate, blocks) // len(blocks)
+        work.known = work.prompt_tokens * _count_known(candidate, blocks) // len(blocks)
         candidate.recent.update(blocks)
-    work.known = work.prompt_tokens - work.pending
-    candidate.read += work.pending + work.output_tokens
-    if candidate.read >= candidate.horizon / 2:
-        candidate.earlier, candidate.recent, candidate.read = candidate.recent, set(), 0.0
+    work.pending = work.prompt_tokens - work.known
+    work.writing = work.output_tokens
+    candidate.sent += work.pending + work.writing
+    if candidate.sent >= candidate.horizon / 2:
+        candidate.earlier, candidate.recent, candidate.sent = candidate.recent, set(), 0.0
     candidate.in_flight += 1
-    candidate.outstanding += work.pending + work.output_tokens
+    candidate.outstanding += work.pending + work.writing
 
 
 def record_first_byte(candidate: Candidate, work: Work) -> None:
@@ -205,15 +220,13 @@ def record_first_byte(candidate: Candidate, work: Work) -> None:
 
 
 def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = None) -> None:
-    """The try is over, however it ended; of the prompt, the engine said, it had so much in its cache."""
+    """The try is over, however it ended; the engine had so much of the prompt, if it said anything of it."""
     candidate.in_flight -= 1
-    candidate.outstanding -= work.pending + work.output_tokens
-    work.pending = 0
-    if cached_tokens is not None and work.known:
-        # Remembered for too long, much of what is expected of its cache is not there.
-        right = min(cached_tokens, work.known)
-        horizon = candidate.horizon + HASTE * (right - WANTED_ACCURACY * work.known)
-        candidate.horizon = min(LONGEST_HORIZON, max(SHORTEST_HORIZON, horizon))
+    candidate.outstanding -= work.pending + work.writing
+    work.pending = work.writing = 0
+    candidate.tells = candidate.tells or bool(cached_tokens)
+    if candidate.tells and cached_tokens is not None and work.blocks:
+        _learn(candidate, work, cached_tokens)
 
 
 def forget_blocks(candidate: Candidate) -> None:
@@ -285,30 +298,59 @@ def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: 
 
 
 def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
+    """The endpoint with the least outstanding, less what the cache saves; and of those about as good, the same for all.
+
+    The first block that no endpoint is known to have decides among these. It is where a conversation parts from others
+    with the same system prompt, so its next turn comes to the same place from gateways that have not seen it before.
+    """
     blocks = work.blocks
-    known = [_count_known(candidate, blocks) for candidate in fit]
+    first = blocks[0]
+    known = [
+        _count_known(candidate, blocks) if first in candidate.recent or first in candidate.earlier else 0
+        for candidate in fit
+    ]
     share = work.prompt_tokens / len(blocks)
-    costs = [candidate.outstanding - CACHE_WEIGHT * count * share for candidate, count in zip(fit, known, strict=True)]
-    limit = min(costs) + SLACK * work.prompt_tokens
-    multiplier = 2 * blocks[min(max(known), len(blocks) - 1)] + 1
-    near = [candidate for candidate, cost in zip(fit, costs, strict=True) if cost <= limit]
-    return max(near, key=lambda candidate: candidate.salt * multiplier & _WORD)
+    weight = CACHE_WEIGHT * share
+    costs = [candidate.outstanding - weight * count for candidate, count in zip(fit, known, strict=True)]
+    least, most = min(costs), max(known)
+    # A detour must not cost more than there is to be found at its end, or the slowest requests would pay for the rest.
+    detour = LUCK_WEIGHT * share * (len(blocks) - most)
+    near = [
+        candidate
+        for candidate, cost in zip(fit, costs, strict=True)
+        if cost - least <= detour * (candidate.luck - EXPECTED_LUCK) or cost == least
+    ]
+    if len(near) == 1:
+        return near[0]
+    factor = 2 * blocks[min(most, len(blocks) - 1)] + 1
+    return max(near, key=lambda candidate: candidate.salt * factor & _WORD)
 
 
 def _count_known(candidate: Candidate, blocks: Sequence[int]) -> int:
-    """Blocks at the beginning that an endpoint was sent before. Whoever has one has all before it."""
+    """Blocks at the beginning that an endpoint was sent. Whoever was sent one was sent all before it."""
     recent, earlier = candidate.recent, candidate.earlier
-    low, high = 0, len(blocks)
-    if blocks[0] not in recent and blocks[0] not in earlier:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
+    low, high, step = 0, len(blocks) + 1, 1
+    while high - low > 1:
+        middle = min(low + step, (low + high) // 2)
         block = blocks[middle - 1]
         if block in recent or block in earlier:
-            low = middle
+            low, step = middle, 2 * step
         else:
-            high = middle - 1
+            high = middle
     return low
+
+
+def _learn(candidate: Candidate, work: Work, cached_tokens: int) -> None:
+    """Take from what was found in a cache how long it keeps things, and how much of it other gateways put there."""
+    unknown = work.prompt_tokens - work.known
+    if unknown > 0:
+        found = min(1.0, max(0, cached_tokens - work.known) / unknown)
+        candidate.luck += LUCK_RATE * (found - candidate.luck)
+    if work.known:
+        right = min(cached_tokens, work.known) / work.known
+        weight = HASTE * work.known / (work.known + TELLING_TOKENS)
+        horizon = candidate.horizon * (1 + weight * (right - ACCURACY))
+        candidate.horizon = min(LONGEST_HORIZON, max(SHORTEST_HORIZON, horizon))
 
 
 def _port(pod: Manifest) -> int:

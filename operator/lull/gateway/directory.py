@@ -14,6 +14,7 @@ from lull.api.llmdeployment import InvalidSpec, Key, parse_llmdeployment
 from lull.core import routing
 from lull.core.admission import Limits, build_limits
 from lull.core.catalogue import Catalogue, build_catalogue
+from lull.core.departures import is_leaving
 from lull.core.routing import Candidate, parse_endpoint
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Directory:
         self._catalogue: Catalogue | None = None
         self._limits: dict[Key, Limits] = {}
         self._candidates: dict[Key, dict[str, Candidate]] = {}
+        self._leaving: set[str] = set()
+        """Nodes."""
         self._pending = {"deployments", "pods"}
         self._synced = asyncio.Event()
         self._current = asyncio.Event()
@@ -143,6 +146,25 @@ class Directory:
             self._catalogue = None
             self._on_gone(key)
 
+    def record_node(self, event: WatchEvent) -> None:
+        """Spare the endpoints of a node that is about to go, or is gone: the deletion of its pods may be late."""
+        node = event.object["metadata"]["name"]
+        is_marked = event.type == "DELETED" or is_leaving(event.object)
+        if is_marked and event.type != "DELETED":
+            self._leaving.add(node)
+        else:
+            self._leaving.discard(node)
+        for key, candidates in tuple(self._candidates.items()):
+            changed = [
+                candidate
+                for candidate in candidates.values()
+                if candidate.endpoint.node == node and candidate.leaving != is_marked
+            ]
+            for candidate in changed:
+                candidate.leaving = is_marked
+            if changed:
+                self._on_change(key)
+
     def record_pod(self, event: WatchEvent) -> None:
         uid = event.object["metadata"]["uid"]
         endpoint = parse_endpoint(event.object)
@@ -158,7 +180,7 @@ class Directory:
         candidates = self._candidates.setdefault(endpoint.key, {})
         candidate = candidates.get(uid)
         if candidate is None:
-            candidate = candidates[uid] = Candidate(endpoint)
+            candidate = candidates[uid] = Candidate(endpoint, leaving=endpoint.node in self._leaving)
         became_ready = endpoint.ready and not candidate.endpoint.ready
         candidate.endpoint = endpoint
         if not endpoint.ready:
@@ -168,6 +190,7 @@ class Directory:
             # What failed before is another process by now.
             candidate.failures = 0
             candidate.avoid_until = 0.0
+            routing.forget_blocks(candidate)
         self._on_change(endpoint.key)
 
     def drop_endpoint(self, uid: str) -> None:
