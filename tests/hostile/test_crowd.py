@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,6 @@ from tests.hostile.spellings import chat, post
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CHAT = post(chat("llama"))
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\n"
@@ -36,8 +36,8 @@ class Gateway:
 
     @property
     def memory(self) -> int:
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
     async def is_well(self) -> bool:
         """Its probe and a client's request are answered."""
@@ -70,7 +70,8 @@ def gateway_in_front_of(engine: RawEngine, folder: Path, *, files: int = 0, **se
             env=environment,
             stdout=log,
             stderr=log,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),
+            # No other thread runs here, and `ulimit` in a shell would be one process more to end.
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),  # noqa: PLW1509
         )
     try:
         yield Gateway(process, *ports)

@@ -172,6 +172,9 @@ def _read_settings(document: Mapping[str, Any]) -> GatewaySettings:
     """What the file says where the environment says nothing."""
     from_environment = GatewaySettings().model_fields_set
     given = {_SETTINGS[key]: value for key, value in document.items() if key in _SETTINGS}
+    if given.get("access_log") is False:
+        # YAML reads off as false.
+        given["access_log"] = "off"
     # Whoever lists keys wants them asked for.
     if isinstance(keys := document.get("keys"), dict) and isinstance(required := keys.get("required", True), bool):
         given["keys_required"] = required

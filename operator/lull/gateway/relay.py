@@ -203,7 +203,7 @@ class Relay:
         elif status == 200 and _is_event_stream(headers):
             call = self._exchange.call
             self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
-        elif (length is not None and length <= WHOLE_BYTES) or status in _BODILESS:
+        elif length <= WHOLE_BYTES if length is not None else status == 500 or status in _BODILESS:
             self._whole = []
 
     def body(self, data: bytes) -> None:
@@ -213,6 +213,8 @@ class Relay:
             self._read_events(self._reader, data)
         elif self._whole is not None:
             self._whole.append(data)
+            if self._length is None and sum(map(len, self._whole)) > WHOLE_BYTES:
+                self._fail(Failure.BROKEN, "an error without end")
         else:
             if self._exchange.begun_at is None:
                 self._begin(is_event_stream=False)
@@ -250,7 +252,10 @@ class Relay:
     def _send_whole(self, body: bytes) -> None:
         exchange = self._exchange
         if self._status == 500:
-            if failure := _find_failure(parse_error(body)):
+            failure = _find_failure(parse_error(body))
+            if failure is None and self._has_other():
+                failure = Failure.BROKEN, "500"
+            if failure is not None:
                 self._fail(*failure)
                 return
         elif self._status == 404 and exchange.adapter:
@@ -266,6 +271,16 @@ class Relay:
         exchange.reply.send(self._status, _response_headers(self._headers), body)
         self._over()
         self._outcome.finished(exchange)
+
+    def _has_other(self) -> bool:
+        """Whether an endpoint is left that has not failed with this request: its word counts as much as this one's."""
+        exchange = self._exchange
+        assert exchange.deployment is not None
+        asked = {*exchange.tried, self.candidate.endpoint.uid}
+        candidates = self._gateway.directory.candidates(exchange.deployment.key)
+        return len(asked) < self._gateway.settings.max_tries and any(
+            one.endpoint.ready and one.endpoint.uid not in asked for one in candidates
+        )
 
     def _read_events(self, reader: EventReader, data: bytes) -> None:
         exchange = self._exchange

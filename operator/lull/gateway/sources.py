@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import shutil
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -121,16 +123,24 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Source]:
 class FileSource:
     """Models and engines of a file that may change at any time; whether an engine is ready, it is asked itself."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, *, kept: Path | None = None) -> None:
+        """Read the file; InvalidConfig where it is wrong, unless an earlier one that was right is `kept` elsewhere."""
         self._path = path
-        self._config = config
+        self._kept = kept
+        self._seen: tuple[int, ...] | None = self._look()
+        try:
+            self.config = self._read()
+        except InvalidConfig:
+            if kept is None or not kept.exists():
+                raise
+            self.config = load_config(kept)
+            self._seen = None
         self._models: dict[Key, Model] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._log = structlog.get_logger("lull.gateway")
 
     async def run(self, gateway: Gateway) -> None:
-        seen = self._look()
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         async with (
             aiohttp.ClientSession(
@@ -142,18 +152,18 @@ class FileSource:
             asyncio.TaskGroup() as group,
         ):
             checks = Checks(session, self._slots)
-            self._apply(self._config, gateway, checks, group)
+            self._apply(self.config, gateway, checks, group)
             gateway.directory.record_synced("deployments")
             gateway.directory.record_synced("pods")
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 looked = self._look()
-                if looked == seen:
+                if looked == self._seen:
                     continue
-                seen = looked
+                self._seen = looked
                 try:
                     # In a thread, as a file with thousands of keys takes seconds, and streams go on meanwhile.
-                    config = await asyncio.to_thread(load_config, self._path)
+                    config = await asyncio.to_thread(self._read)
                 except InvalidConfig as error:
                     problems = [render_finding(str(self._path), finding) for finding in error.findings]
                     self._log.error("configuration kept", problems=problems)
@@ -166,6 +176,14 @@ class FileSource:
                     restart_for=self._differing(config),
                 )
 
+    def _read(self) -> Config:
+        config = load_config(self._path)
+        if self._kept is not None:
+            other = self._kept.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(self._path, other)
+            other.replace(self._kept)
+        return config
+
     def _look(self) -> tuple[int, ...]:
         """What is different where the file is; a ConfigMap's is another file behind the same name."""
         try:
@@ -176,7 +194,7 @@ class FileSource:
 
     def _differing(self, config: Config) -> list[str]:
         """Settings that hold from the next start only."""
-        began, wanted = self._config.settings.model_dump(), config.settings.model_dump()
+        began, wanted = self.config.settings.model_dump(), config.settings.model_dump()
         return sorted(name for name in began if began[name] != wanted[name])
 
     def _apply(self, config: Config, gateway: Gateway, checks: Checks, group: asyncio.TaskGroup) -> None:

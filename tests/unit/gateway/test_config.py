@@ -63,6 +63,10 @@ def test_settings_may_stand_in_the_file() -> None:
     assert (settings.port, settings.drain_seconds) == (9000, 5)
 
 
+def test_off_is_a_word() -> None:
+    assert parse_config("models: []\naccessLog: off\n").settings.access_log == "off"
+
+
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LULL_PORT", "9001")
 
