@@ -54,6 +54,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"host",
     b"http2-settings",
     b"x-api-key",
+    b"x-data-parallel-rank",
     b"x-lull-cache",
     b"x-lull-heartbeat",
     b"x-lull-timeout",
@@ -428,7 +429,7 @@ class Relay:
         lines = [f"POST {exchange.path} HTTP/1.1\r\nhost: {self.candidate.endpoint.origin[7:]}\r\n".encode()]
         for name, value in exchange.headers:
             if name == b"connection":
-                named = value.lower()
+                named = named + b"," + value.lower() if named else value.lower()
             if name not in _NOT_FORWARDED:
                 lines += (name, b": ", value, b"\r\n")
         if named and named not in {b"keep-alive", b"close"}:
