@@ -73,6 +73,38 @@ async def test_engine_pod_killed_under_load(lab: Lab) -> None:
     assert outcome.answered > 8
 
 
+async def test_an_engine_that_fails_in_every_way_under_load(lab: Lab) -> None:
+    """At some 200 requests a second, with nobody there to mend anything: the operator is dead as well."""
+    await lab.apply(
+        sim_deployment(lab.installation, "sick", sim={"decode_tps": 200}, engine={"maxNumSeqs": 32}, scaling=STEADY)
+    )
+    await lab.until_replicas("sick", 2)
+    sick = (await lab.pods("sick"))[0]["metadata"]["name"]
+
+    async with load(lab, "sick", clients=12, tokens=4) as outcome:
+        await _kill(lab, "operator")
+        for failing, mended in (
+            ({"fail_requests": 1_000_000}, {"fail_requests": 0}),
+            ({"garbage": True}, {"garbage": False}),
+        ):
+            await lab.sim(sick, **failing)
+            await asyncio.sleep(3)
+            await lab.sim(sick, **mended)
+        assert outcome.broken == []
+        await lab.sim(sick, torn_after_tokens=1)
+        await asyncio.sleep(3)
+        await lab.sim(sick, torn_after_tokens=-1, hang=True)
+        await asyncio.sleep(3)
+        # Frozen engines close nothing; what frees their requests is that their pod is gone.
+        await lab.kubectl("delete", "pod", sick, "--force", "--grace-period=0")
+        await asyncio.sleep(3)
+
+    print(f"{outcome.answered} answered, {len(outcome.broken)} broken in the middle")
+    assert outcome.failures == []
+    assert outcome.broken
+    assert outcome.answered > 100
+
+
 async def test_engine_that_dies_before_the_first_byte_costs_no_request(lab: Lab) -> None:
     await lab.apply(
         sim_deployment(lab.installation, "silent", sim={"prefill_tps": 1}, scaling={"minReplicas": 1, "maxReplicas": 1})

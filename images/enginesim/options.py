@@ -31,6 +31,10 @@ class Behaviour:
     """After this many tokens a request ends with an error, inside a 200 if it streams."""
     drop_after_tokens: int = -1
     """After this many tokens the connection is cut."""
+    torn_after_tokens: int = -1
+    """After this many tokens comes half a chunk, and the connection is closed."""
+    garbage: bool = False
+    """Completions are answered with bytes that are no HTTP."""
     hang: bool = False
     """Nothing is generated, and nothing says so."""
     health_status: int = 200

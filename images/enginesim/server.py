@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -470,6 +470,8 @@ class Server:
             message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
             raise bad_request(message, "stream_options")
         self._refuse_if_told(body)
+        if self.behaviour.garbage:
+            _babble(http, b"\x00\x01 this is no HTTP\r\n\r\n")
         answer = Answer(
             id=f"{kind}-{secrets.token_hex(8)}",
             created=int(time.time()),
@@ -698,6 +700,8 @@ class Server:
         if tokens == self.behaviour.drop_after_tokens and http.transport is not None:
             http.transport.abort()
             raise ConnectionResetError
+        if tokens == self.behaviour.torn_after_tokens:
+            _babble(http, b"100\r\ndata: {")
 
     # ------------------------------------------------------------------ the simulator's own
 
@@ -843,6 +847,14 @@ def _start_failure(options: Options) -> int:
         _log.error("%s", missing)
         return 1
     return 0
+
+
+def _babble(http: web.Request, last: bytes) -> NoReturn:
+    """Say what no client expects, and hang up."""
+    if http.transport is not None:
+        http.transport.write(last)
+        http.transport.close()
+    raise ConnectionResetError
 
 
 def _constant(body: Json) -> _Handler:

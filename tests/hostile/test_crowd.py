@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,6 @@ from tests.hostile.spellings import chat, post
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CHAT = post(chat("llama"))
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\n"
@@ -36,8 +36,8 @@ class Gateway:
 
     @property
     def memory(self) -> int:
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
     async def is_well(self) -> bool:
         """Its probe and a client's request are answered."""
@@ -49,10 +49,12 @@ class Gateway:
 
 
 @contextmanager
-def gateway_in_front_of(engine: RawEngine, folder: Path, *, files: int = 0, **settings: Any) -> Iterator[Gateway]:
+def gateway_in_front_of(
+    engine: RawEngine, folder: Path, *, files: int = 0, keys: str = "", **settings: Any
+) -> Iterator[Gateway]:
     ports = _free_ports(2)
     config = folder / "gateway.yaml"
-    config.write_text(f"models: [{{name: llama, endpoints: ['http://127.0.0.1:{engine.port}']}}]\n")
+    config.write_text(f"models: [{{name: llama, endpoints: ['http://127.0.0.1:{engine.port}']}}]\n{keys}")
     environment = {
         **os.environ,
         "LULL_PORT": str(ports[0]),
@@ -70,13 +72,25 @@ def gateway_in_front_of(engine: RawEngine, folder: Path, *, files: int = 0, **se
             env=environment,
             stdout=log,
             stderr=log,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),
+            # No other thread runs here, and `ulimit` in a shell would be one process more to end.
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),  # noqa: PLW1509
         )
     try:
         yield Gateway(process, *ports)
     finally:
         process.terminate()
         process.wait()
+
+
+async def until_listening(gateway: Gateway) -> None:
+    while True:
+        assert gateway.process.poll() is None
+        try:
+            await say(gateway.port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def until_ready(gateway: Gateway) -> None:

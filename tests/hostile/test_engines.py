@@ -273,14 +273,17 @@ async def test_an_engine_that_says_nothing_is_given_up(running: Any) -> None:
         writer.write(STREAM_HEAD + chunk(EVENT))
         await asyncio.sleep(30)
 
-    async with running(first_byte_seconds=1, idle_seconds=0.3) as world:
-        async with RawEngine(silent) as engine, RawEngine(silent_inside) as other:
-            for model, one in (("mute", engine), ("muted", other)):
-                world.add_model(model)
-                world.put_pod(one, pod=model, model=model)
-                await world.wait_listed(model)
-            whole = await say(world.settings.port, post(chat("mute")))
-            stream = await say(world.settings.port, post(b'{"model":"muted","stream":true}'), quiet=3)
+    async with (
+        running(first_byte_seconds=1, idle_seconds=0.3) as world,
+        RawEngine(silent) as engine,
+        RawEngine(silent_inside) as other,
+    ):
+        for model, one in (("mute", engine), ("muted", other)):
+            world.add_model(model)
+            world.put_pod(one, pod=model, model=model)
+            await world.wait_listed(model)
+        whole = await say(world.settings.port, post(chat("mute")))
+        stream = await say(world.settings.port, post(b'{"model":"muted","stream":true}'), quiet=3)
 
     assert whole.statuses == (504,)
     assert ERROR_EVENT in stream.answers[0].body

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -307,10 +308,11 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=8).map(
 def _parse(path: str, body: bytes) -> Call | None:
     try:
         return parse_call(path, body)
-    except Refusal as refusal:
-        assert refusal.status in {400, 413}
-        orjson.loads(refusal.render(path))
-        return None
+    except Refusal as no:
+        refusal = no
+    assert refusal.status in {400, 413}
+    assert orjson.loads(refusal.render(path))["error"]["message"]
+    return None
 
 
 class TestCalls:
@@ -391,7 +393,8 @@ def _relay(path: str, chunks: list[bytes], *, strip_usage: bool) -> tuple[bytes,
         passed += passage.whole
         if passage.done or passage.error is not None:
             return passed, passage.done, passage.error is not None, reader.usage
-    return passed, False, False, reader.usage
+    # Of line ends in a row, which no event needs, the last may still wait for another one.
+    return passed.rstrip(b"\r\n"), False, False, reader.usage
 
 
 class TestStreams:
@@ -428,10 +431,8 @@ class TestKeys:
     @example("team-a", "[" * 5000)
     @example("team-a", "? " * 300)
     def test_any_entry_is_a_key_or_told_to_be_none(self, id_: str, content: str | bytes) -> None:
-        try:
-            parse_key(id_, content)
-        except InvalidKey as error:
-            assert str(error)
+        with suppress(InvalidKey):
+            assert parse_key(id_, content).id == id_
 
     @given(st.dictionaries(st.text(max_size=10), KEY_TEXTS, max_size=3), st.binary(max_size=300))
     def test_no_header_fits_a_key_that_nobody_has(self, entries: dict[str, object], header: bytes) -> None:

@@ -54,6 +54,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"host",
     b"http2-settings",
     b"x-api-key",
+    b"x-data-parallel-rank",
     b"x-lull-cache",
     b"x-lull-heartbeat",
     b"x-lull-timeout",
@@ -203,7 +204,7 @@ class Relay:
         elif status == 200 and _is_event_stream(headers):
             call = self._exchange.call
             self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
-        elif (length is not None and length <= WHOLE_BYTES) or status in _BODILESS:
+        elif length <= WHOLE_BYTES if length is not None else status == 500 or status in _BODILESS:
             self._whole = []
 
     def body(self, data: bytes) -> None:
@@ -213,6 +214,8 @@ class Relay:
             self._read_events(self._reader, data)
         elif self._whole is not None:
             self._whole.append(data)
+            if self._length is None and sum(map(len, self._whole)) > WHOLE_BYTES:
+                self._fail(Failure.BROKEN, "an error without end")
         else:
             if self._exchange.begun_at is None:
                 self._begin(is_event_stream=False)
@@ -250,7 +253,10 @@ class Relay:
     def _send_whole(self, body: bytes) -> None:
         exchange = self._exchange
         if self._status == 500:
-            if failure := _find_failure(parse_error(body)):
+            failure = _find_failure(parse_error(body))
+            if failure is None and self._has_other():
+                failure = Failure.BROKEN, "500"
+            if failure is not None:
                 self._fail(*failure)
                 return
         elif self._status == 404 and exchange.adapter:
@@ -267,11 +273,22 @@ class Relay:
         self._over()
         self._outcome.finished(exchange)
 
+    def _has_other(self) -> bool:
+        """Whether an endpoint is left that has not failed with this request: its word counts as much as this one's."""
+        exchange = self._exchange
+        assert exchange.deployment is not None
+        asked = {*exchange.tried, self.candidate.endpoint.uid}
+        candidates = self._gateway.directory.candidates(exchange.deployment.key)
+        return len(asked) < self._gateway.settings.max_tries and any(
+            one.endpoint.ready and one.endpoint.uid not in asked for one in candidates
+        )
+
     def _read_events(self, reader: EventReader, data: bytes) -> None:
         exchange = self._exchange
         passage = reader.read(data)
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
+            self._wait_on()
             return
         if exchange.begun_at is None:
             if not self._is_beginning(passage):
@@ -291,6 +308,11 @@ class Relay:
             self._end_stream(passage, whole)
         elif whole:
             self._write(whole, torn=reader.torn)
+
+    def _wait_on(self) -> None:
+        """What has come waits for what follows it, and shows that the engine is alive."""
+        if self._exchange.begun_at is not None:
+            self._exchange.due = self._find_due()
 
     def _is_beginning(self, passage: Passage) -> bool:
         """Look at what comes first, before the client is told that its request succeeded."""
@@ -407,7 +429,7 @@ class Relay:
         lines = [f"POST {exchange.path} HTTP/1.1\r\nhost: {self.candidate.endpoint.origin[7:]}\r\n".encode()]
         for name, value in exchange.headers:
             if name == b"connection":
-                named = value.lower()
+                named = named + b"," + value.lower() if named else value.lower()
             if name not in _NOT_FORWARDED:
                 lines += (name, b": ", value, b"\r\n")
         if named and named not in {b"keep-alive", b"close"}:
