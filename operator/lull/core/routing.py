@@ -304,23 +304,28 @@ def _pick_near(fit: list[Candidate], work: Work, at_a_time: int) -> Candidate:
     """
     blocks = work.blocks
     first = blocks[0]
-    # Beyond what it runs at a time a request waits in the engine: no cache makes up for that.
-    known = [
-        _count_known(candidate, blocks)
-        if candidate.in_flight < at_a_time and (first in candidate.recent or first in candidate.earlier)
-        else 0
-        for candidate in fit
-    ]
+    second = blocks[1] if len(blocks) > 1 else None
     share = work.prompt_tokens / len(blocks)
     weight = CACHE_WEIGHT * share
-    costs = [candidate.outstanding - weight * count for candidate, count in zip(fit, known, strict=True)]
-    least, most = min(costs), max(known)
+    most = 0
+    costs: list[float] = []
+    for candidate in fit:
+        recent, earlier = candidate.recent, candidate.earlier
+        # Beyond what it runs at a time a request waits in the engine: no cache makes up for that.
+        if (first not in recent and first not in earlier) or candidate.in_flight >= at_a_time:
+            costs.append(candidate.outstanding)
+            continue
+        # Many have a first block in common and nothing else.
+        count = _count_known(candidate, blocks) if second in recent or second in earlier else 1
+        costs.append(candidate.outstanding - weight * count)
+        most = max(most, count)
+    least = min(costs)
     # A detour must not cost more than there is to be found at its end, or the slowest requests would pay for the rest.
     detour = LUCK_WEIGHT * share * (len(blocks) - most)
     near = [
         candidate
         for candidate, cost in zip(fit, costs, strict=True)
-        if cost - least <= detour * (candidate.luck - EXPECTED_LUCK) or cost == least
+        if cost == least or cost - least <= detour * (candidate.luck - EXPECTED_LUCK)
     ]
     if len(near) == 1:
         return near[0]
