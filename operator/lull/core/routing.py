@@ -34,7 +34,7 @@ HASTE: Final = 0.25
 TELLING_TOKENS: Final = 4096
 """A shared beginning shorter than that is hardly ever forgotten, and so tells little."""
 LUCK: Final = 0.1
-"""To begin with, of an engine that says what it had. Of one that says nothing none is expected."""
+"""To begin with. Where no engine says what it had none is expected."""
 LUCK_RATE: Final = 0.01
 EXPECTED_LUCK: Final = 0.07
 """So much is found unexpectedly where it is not worth a detour. A single gateway, or small caches, have no more."""
@@ -96,7 +96,7 @@ class Candidate:
     """Tokens that were new to its engine since `recent` was begun."""
     horizon: float = HORIZON
     """How many of these it takes until it has forgotten what it read."""
-    luck: float = 0.0
+    luck: float = LUCK
     """Share of a prompt that its engine had though nothing here said so: other gateways sent it."""
     tells: bool = False
     """Whether its engine ever said what it had in its cache: most say nothing where they had nothing."""
@@ -222,8 +222,8 @@ def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = 
     candidate.in_flight -= 1
     candidate.outstanding -= work.pending + work.writing
     work.pending = work.writing = 0
-    if cached_tokens and not candidate.tells:
-        candidate.tells, candidate.luck = True, LUCK
+    if cached_tokens:
+        candidate.tells = True
     if candidate.tells and cached_tokens is not None and work.blocks:
         _learn(candidate, work, cached_tokens)
 
@@ -321,7 +321,7 @@ def _pick_near(fit: list[Candidate], work: Work, at_a_time: int) -> Candidate:
         most = max(most, count)
     least = min(costs)
     # A detour must not cost more than there is to be found at its end, or the slowest requests would pay for the rest.
-    detour = LUCK_WEIGHT * share * (len(blocks) - most)
+    detour = LUCK_WEIGHT * share * (len(blocks) - most) if any(candidate.tells for candidate in fit) else 0.0
     near = [
         candidate
         for candidate, cost in zip(fit, costs, strict=True)
