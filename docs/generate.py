@@ -18,6 +18,7 @@ from lull.api.schema import build_crd
 from lull.core.status import REMEDIES
 from lull.doors import metrics  # noqa: F401  registers the operator's series
 from lull.doors.gateway_metrics import GatewayMetrics
+from lull.doors.merging import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,15 +177,15 @@ def render_metrics() -> str:
             "",
             "## Gateway",
             "",
-            *_series(gateway.registry),
+            *_series(gateway.registry, Processes().registry),
             "",
         ]
     )
 
 
-def _series(registry: CollectorRegistry) -> Iterator[str]:
+def _series(*registries: CollectorRegistry) -> Iterator[str]:
     yield from ("| series | type | labels | |", "|---|---|---|---|")
-    families = sorted(_families(registry), key=lambda row: row[0])
+    families = sorted((family for one in registries for family in _families(one)), key=lambda row: row[0])
     for name, kind, labels, text in families:
         yield _row(f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), text)
 

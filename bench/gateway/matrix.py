@@ -74,8 +74,9 @@ def compare(load: str, contenders: Sequence[Contender], *, rounds: int, seconds:
         table = _run(load, contenders, f"{connections} connections", options, rounds)
         claims += _judge_requests(table, saturated=connections > 1)
     for burst in BURSTS:
-        options = {"connections": 32, "tokens": 200, "burst": burst, "warm": 0.5, "seconds": seconds}
-        claims += _judge_events(_run(load, contenders, f"events written {burst} at a time", options, rounds), burst)
+        options = {"connections": 32, "tokens": 200, "burst": burst, "warm": 0.3, "seconds": seconds}
+        table = _run(load, contenders, f"events written {burst} at a time", options, max(3, rounds // 2))
+        claims += _judge_events(table, burst)
     for streams in STREAMS:
         options = {
             "connections": streams,

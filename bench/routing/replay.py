@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,46 +42,16 @@ def replay(
     deal: int = 2,
 ) -> Outcome:
     """Send all requests, and wait for the last answer. Each goes to a gateway that chance picks."""
-    pool = [Engine(room) for _ in range(engines)]
-    rules = [make(engines, number) for number in range(gateways)]
     chance = random.Random(deal)
-    jobs: list[Job] = []
-    events: list[tuple[float, int, int]] = []
-    stamps = [0] * engines
-
-    def run(place: int, now: float) -> None:
-        begun, done = pool[place].advance(now)
-        for job in begun:
-            rules[job.gateway].record_first_byte(job)
-        for job in done:
-            rules[job.gateway].record_finish(job)
-
-    def schedule(place: int) -> None:
-        stamps[place] += 1
-        at = pool[place].next_at()
-        if at < float("inf"):
-            heapq.heappush(events, (at, place, stamps[place]))
-
-    def run_until(now: float) -> None:
-        while events and events[0][0] <= now:
-            at, place, stamp = heapq.heappop(events)
-            if stamp == stamps[place]:
-                run(place, at)
-                schedule(place)
-
-    for arrival in arrivals:
-        run_until(arrival.at)
-        job = Job(len(jobs), arrival, chance.randrange(gateways))
+    pool = _Pool([Engine(room) for _ in range(engines)], [make(engines, number) for number in range(gateways)])
+    jobs = []
+    for number, arrival in enumerate(arrivals):
+        job = Job(number, arrival, chance.randrange(gateways))
+        pool.send(job)
         jobs.append(job)
-        for place in range(engines):
-            run(place, arrival.at)
-        job.engine = rules[job.gateway].choose(job, pool)
-        pool[job.engine].add(job)
-        for place in range(engines):
-            schedule(place)
-    run_until(float("inf"))
+    pool.run_until(math.inf)
     waits = [job.first_byte_at - job.arrival.at for job in jobs]
-    read = [engine.read for engine in pool]
+    read = [engine.read for engine in pool.engines]
     return Outcome(
         hit_rate=sum(job.cached for job in jobs) / sum(job.arrival.prompt_tokens for job in jobs),
         mean=sum(waits) / len(waits),
@@ -88,3 +59,44 @@ def replay(
         p99=percentile(waits, 99),
         imbalance=max(read) * engines / sum(read),
     )
+
+
+class _Pool:
+    """Engines, the gateways before them, and what happens next."""
+
+    def __init__(self, engines: Sequence[Engine], rules: Sequence[Rule]) -> None:
+        self.engines = engines
+        self._rules = rules
+        self._events: list[tuple[float, int, int]] = []
+        self._stamps = [0] * len(engines)
+
+    def send(self, job: Job) -> None:
+        now = job.arrival.at
+        self.run_until(now)
+        for place in range(len(self.engines)):
+            self._advance(place, now)
+        job.engine = self._rules[job.gateway].choose(job, self.engines)
+        self.engines[job.engine].add(job)
+        for place in range(len(self.engines)):
+            self._schedule(place)
+
+    def run_until(self, end: float) -> None:
+        while self._events and self._events[0][0] <= end:
+            at, place, stamp = heapq.heappop(self._events)
+            if stamp == self._stamps[place]:
+                self._advance(place, at)
+                self._schedule(place)
+
+    def _advance(self, place: int, now: float) -> None:
+        begun, done = self.engines[place].advance(now)
+        for job in begun:
+            self._rules[job.gateway].record_first_byte(job)
+        for job in done:
+            self._rules[job.gateway].record_finish(job)
+
+    def _schedule(self, place: int) -> None:
+        """What was expected of an engine before is void."""
+        self._stamps[place] += 1
+        at = self.engines[place].next_at()
+        if at < math.inf:
+            heapq.heappush(self._events, (at, place, self._stamps[place]))

@@ -63,7 +63,7 @@ class _Counting:
 class RoundRobin(_Counting):
     """One after the other."""
 
-    def select(self, job: Job, engines: Sequence[Engine]) -> int:
+    def select(self, job: Job, engines: Sequence[Engine]) -> int:  # noqa: ARG002  it looks at nothing
         self.turn += 1
         return self.turn % len(engines)
 
@@ -71,14 +71,16 @@ class RoundRobin(_Counting):
 class Random(_Counting):
     """Any."""
 
-    def select(self, job: Job, engines: Sequence[Engine]) -> int:
+    def select(self, job: Job, engines: Sequence[Engine]) -> int:  # noqa: ARG002  it looks at nothing
         return self.random.randrange(len(engines))
 
 
 class BoundedHash(_Counting):
-    """Consistent hashing with bounded loads, as KubeAI's `PrefixHash`: 256 points for each engine, and none may have
-    more than 125 % of the mean in flight. It hashes the first hundred characters of a conversation's first message by
-    the user; in the trace that is the first block that not all have in common, or the very first one.
+    """Consistent hashing with bounded loads, as KubeAI's `PrefixHash`.
+
+    256 points for each engine, and none may have more than 125 % of the mean in flight. KubeAI hashes the first hundred
+    characters of a conversation's first message by the user: the second block is the nearest to that in the trace,
+    as all conversations begin with the same one.
     """
 
     def __init__(self, size: int, number: int, *, block: int) -> None:
@@ -100,9 +102,10 @@ class BoundedHash(_Counting):
 
 
 class CacheAware(_Counting):
-    """vllm-router 0.1.17's `cache_aware` with its defaults: the engine that had the longest beginning last, where that
-    is over 30 % of the prompt, or else the one with the fewest in flight; that one too where the most and the fewest in
-    flight are more than 64 and a factor of 1.5 apart.
+    """vllm-router 0.1.17's `cache_aware` with its defaults.
+
+    The engine that had the longest beginning last, where that is over 30 % of the prompt, or else the one with the
+    fewest in flight; that one too where the most and the fewest in flight are more than 64 and a factor of 1.5 apart.
     """
 
     def __init__(self, size: int, number: int) -> None:
@@ -111,7 +114,7 @@ class CacheAware(_Counting):
         self.bound = 16_384 * size
         """2^25 characters for each engine."""
 
-    def select(self, job: Job, engines: Sequence[Engine]) -> int:
+    def select(self, job: Job, engines: Sequence[Engine]) -> int:  # noqa: ARG002  it knows what it did itself
         blocks = job.arrival.blocks
         most, fewest = max(self.in_flight), min(self.in_flight)
         engine = -1
@@ -156,7 +159,7 @@ class Lull:
         self.works: dict[int, Work] = {}
         self.turn = number
 
-    def choose(self, job: Job, engines: Sequence[Engine]) -> int:
+    def choose(self, job: Job, engines: Sequence[Engine]) -> int:  # noqa: ARG002  it knows what it did itself
         arrival = job.arrival
         work = Work(arrival.prompt_tokens, EXPECTED_OUTPUT, arrival.blocks if self.affinity else ())
         self.turn += 1

@@ -159,14 +159,20 @@ def test_environment_is_what_settings_read(defaults: list[Manifest]) -> None:
         assert set(environment(defaults, component)) == known - left_alone
 
 
-def test_defaults_of_chart_and_settings_agree(defaults: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (environment(defaults, "operator") | environment(defaults, "gateway")).items():
+@pytest.mark.parametrize(("component", "settings"), [("operator", OperatorSettings), ("gateway", GatewaySettings)])
+def test_defaults_of_chart_and_settings_agree(
+    defaults: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+    component: str,
+    settings: type[OperatorSettings | GatewaySettings],
+) -> None:
+    for name, value in environment(defaults, component).items():
         if value is not None:
             monkeypatch.setenv(name, value)
-    configured = [OperatorSettings(), GatewaySettings()]
+    configured = settings()
     monkeypatch.undo()
 
-    assert configured == [OperatorSettings(), GatewaySettings()]
+    assert configured == settings()
 
 
 def test_large_numbers_stay_numbers(chart: Chart) -> None:

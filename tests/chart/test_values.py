@@ -68,6 +68,10 @@ OTHERS: dict[str, Any] = {
     "gateway.autoscaling.maxReplicas": 20,
     "gateway.autoscaling.cpuUtilization": 80,
     "gateway.autoscaling.behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}},
+    "gateway.autoscaling.inFlight": 200,
+    "gateway.workers": 2,
+    "gateway.maxConnections": 1000,
+    "gateway.headSeconds": 5,
     "gateway.url": "https://llm.example.com/v1",
     "gateway.service.type": "LoadBalancer",
     "gateway.service.port": 8080,
@@ -104,7 +108,7 @@ COMPANY: dict[str, Values] = {
     "rbac.watchNamespace": {"rbac": {"scope": "namespaced"}},
     **{
         f"gateway.autoscaling.{name}": {"gateway": {"autoscaling": {"enabled": True}}}
-        for name in ("minReplicas", "maxReplicas", "cpuUtilization", "behavior")
+        for name in ("minReplicas", "maxReplicas", "cpuUtilization", "inFlight", "behavior")
     },
     "gateway.keys.valkey.passwordSecret.key": {"gateway": {"keys": {"valkey": {"passwordSecret": {"name": "valkey"}}}}},
     "gateway.tracing.sampleRatio": {"gateway": {"tracing": {"endpoint": "http://collector:4318"}}},

@@ -14,7 +14,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 
 
 def settings_table() -> str:
-    shared = OperatorSettings.model_fields.keys() & GatewaySettings.model_fields.keys()
+    of_gateway = GatewaySettings.model_fields
+    shared = {
+        name
+        for name, field in OperatorSettings.model_fields.items()
+        if name in of_gateway and field.description == of_gateway[name].description
+    }
     rows = ["| variable | of | default | |", "|---|---|---|---|"]
     for settings, process in ((OperatorSettings, "operator"), (GatewaySettings, "gateway")):
         for name, field in settings.model_fields.items():

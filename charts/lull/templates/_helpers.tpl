@@ -158,6 +158,13 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* A quantity so many times. Called with (list quantity times). */}}
+{{- define "lull.times" -}}
+{{- $quantity := toString (index . 0) -}}
+{{- $number := regexFind "^[0-9.]+" $quantity -}}
+{{- printf "%v%s" (mulf (float64 $number) (index . 1)) (trimPrefix $number $quantity) | quote -}}
+{{- end -}}
+
 {{- define "lull.probes" -}}
 readinessProbe:
   httpGet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,10 @@ from lull.gateway.config import InvalidConfig, load_config
 from lull.settings import GatewaySettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from lull.gateway.config import Config
     from lull.gateway.sources import Source
 
 
@@ -49,14 +49,17 @@ def run(place: Place | None) -> None:
 
 def run_file(path: Path, place: Place | None) -> None:
     """Serve what a file lists."""
-    config = _load(path)
-    source = nullcontext(sources.FileSource(path, config))
-    _run(config.settings, source, place, ("--config", str(path)))
+    # One that is started anew while the file is wrong goes on with what the others have.
+    kept = place.admin.with_name("config.yaml") if place is not None else None
+    with _complaining(path):
+        source = sources.FileSource(path, kept=kept)
+    _run(source.config.settings, nullcontext(source), place, ("--config", str(path)))
 
 
 def check_file(path: Path) -> None:
     """Say what a file serves, or by line what is wrong with it."""
-    config = _load(path)
+    with _complaining(path):
+        config = load_config(path)
     engines = sum(len(model.addresses) for model in config.models)
     print(f"{path}: {len(config.models)} models on {engines} engines, {len(config.keyring)} keys")
 
@@ -95,8 +98,9 @@ def _share(settings: GatewaySettings, count: int) -> GatewaySettings:
     )
 
 
-def _load(path: Path) -> Config:
+@contextmanager
+def _complaining(path: Path) -> Iterator[None]:
     try:
-        return load_config(path)
+        yield
     except InvalidConfig as error:
         sys.exit("\n".join(render_finding(str(path), finding) for finding in error.findings))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ALL_BYTES: Final = 256 * 1024 * 1024
 """For the answers of all models at one gateway."""
+MAX_RECORDINGS: Final = 256
+"""Answers that are written down at a time, each of them up to a bound of its own; others are not kept."""
 ENTRY_BYTES: Final = 512
 """What an answer takes besides its body."""
 
@@ -71,6 +73,8 @@ class Answers:
         self._order: OrderedDict[tuple[Key, bytes], None] = OrderedDict()
         """All of them, the one used longest ago first."""
         self.size = 0
+        self.recordings = 0
+        """Answers that are being written down; whoever does it counts them."""
 
     def __len__(self) -> int:
         return len(self._order)

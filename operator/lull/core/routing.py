@@ -186,6 +186,9 @@ def pick(candidates: Iterable[Candidate], choice: Choice, *, now: float) -> Cand
     if len(fit) < 2:
         return fit[0] if fit else None
     if choice.work.blocks:
+        # Beyond what it runs at a time a request waits in the engine: no cache makes up for that.
+        at_a_time = choice.slots // SLOTS_PER_SEQUENCE
+        fit = [candidate for candidate in fit if candidate.in_flight < at_a_time] or fit
         return _pick_near(fit, choice.work)
     least = min([candidate.outstanding for candidate in fit])
     idlest = [candidate for candidate in fit if candidate.outstanding == least]

@@ -51,6 +51,11 @@ class Outlet:
         self.lost = 0
         """Lines that were dropped."""
 
+    @property
+    def is_stuck(self) -> bool:
+        """Nobody read the last lines, and whoever writes to the same place would wait for that, too."""
+        return self._closing.is_set() and self._thread.is_alive()
+
     def put(self, line: bytes) -> None:
         """Have a line written, which ends with a line break; never waits."""
         if len(self._lines) >= self._max_lines:

@@ -68,7 +68,9 @@ def through(outlet: Outlet) -> Iterator[None]:
         yield
     finally:
         for handler in handlers:
-            handler.setStream(sys.stdout)
+            # A line that is lost is better than a process that does not end.
+            if not outlet.is_stuck:
+                handler.setStream(sys.stdout)
 
 
 def _render(event: EventDict, **_: object) -> str:

@@ -8,10 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from prometheus_client.core import Metric
 
 _CUMULATIVE: Final = frozenset({"counter", "histogram", "summary"})
 _LEAST: Final = frozenset({"process_start_time_seconds", "process_max_fds"})
@@ -28,6 +33,29 @@ class Family:
 
 
 Exposition = dict[str, Family]
+
+
+class Processes(Collector):
+    """What a supervisor counts itself."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.restarts = 0
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        return (
+            GaugeMetricFamily(
+                "lull_gateway_workers", "Processes that serve, where a gateway has several.", self.running
+            ),
+            CounterMetricFamily(
+                "lull_gateway_worker_restarts", "Processes of this gateway that died and were replaced.", self.restarts
+            ),
+        )
+
+    def expose(self) -> Exposition:
+        return parse_exposition(generate_latest(self.registry).decode())
 
 
 def parse_exposition(text: str) -> Exposition:

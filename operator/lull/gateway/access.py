@@ -175,7 +175,8 @@ async def _charge_shared(gateway: Gateway, exchange: Exchange, key: ApiKey, tall
     try:
         answer = await tally.charge(key, tokens=tokens)
     except Unavailable:
-        _charge_alone(gateway, exchange, key, tokens=tokens)
+        if not exchange.is_over:
+            _charge_alone(gateway, exchange, key, tokens=tokens)
         return
     if isinstance(answer, Shortage):
         gateway.metrics.count_limited(key.id, answer.unit.value)

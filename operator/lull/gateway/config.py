@@ -54,6 +54,8 @@ class Address:
     port: int
     health: str
     """Path that answers 200 while the engine serves."""
+    names: tuple[str, ...]
+    """Names that requests for it carry, as clients sent them."""
 
     @property
     def netloc(self) -> str:
@@ -172,6 +174,9 @@ def _read_settings(document: Mapping[str, Any]) -> GatewaySettings:
     """What the file says where the environment says nothing."""
     from_environment = GatewaySettings().model_fields_set
     given = {_SETTINGS[key]: value for key, value in document.items() if key in _SETTINGS}
+    if given.get("access_log") is False:
+        # YAML reads off as false.
+        given["access_log"] = "off"
     # Whoever lists keys wants them asked for.
     if isinstance(keys := document.get("keys"), dict) and isinstance(required := keys.get("required", True), bool):
         given["keys_required"] = required
@@ -251,7 +256,7 @@ def _build_model(given: _ModelGiven) -> Model:
             spec=_forget_sources(spec),
             status=LLMDeploymentStatus(),
         ),
-        tuple(_build_address(url, given.health) for url in given.endpoints),
+        tuple(_build_address(url, given) for url in given.endpoints),
     )
 
 
@@ -266,6 +271,12 @@ def _forget_sources(spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
     )
 
 
-def _build_address(url: str, health: str) -> Address:
+def _build_address(url: str, given: _ModelGiven) -> Address:
     parts = urlsplit(url)
-    return Address(url, host=parts.hostname or "", port=parts.port or 80, health=health)
+    return Address(
+        url,
+        host=parts.hostname or "",
+        port=parts.port or 80,
+        health=given.health,
+        names=(given.name, *given.aliases),
+    )

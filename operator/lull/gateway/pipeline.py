@@ -237,7 +237,7 @@ class Outcomes:
 
     def failed(self, exchange: Exchange, failure: Failure, detail: str) -> None:
         """Avoid that endpoint for a while, and go back in line unless this has gone on for too long."""
-        tracing.fail_try(exchange, failure)
+        tracing.fail_try(exchange, failure.value)
         try:
             pause = _reconsider(self._gateway, exchange, failure, detail)
         except Refusal as refusal:

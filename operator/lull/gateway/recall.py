@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lull.core.answers import Answer, find_slot, may_keep
+from lull.core.answers import MAX_RECORDINGS, Answer, find_slot, may_keep
 from lull.doors import clock
 from lull.gateway.continuing import is_continued
 from lull.gateway.exchange import Stage
@@ -35,8 +35,10 @@ def recall(gateway: Gateway, exchange: Exchange) -> None:
     answer = gateway.answers.find(deployment.key, slot, now=clock.monotonic())
     if answer is None:
         _tell(gateway, exchange, deployment.key, "miss")
-        exchange.recording = bytearray()
-        exchange.slot = slot
+        if gateway.answers.recordings < MAX_RECORDINGS:
+            gateway.answers.recordings += 1
+            exchange.recording = bytearray()
+            exchange.slot = slot
         return
     _tell(gateway, exchange, deployment.key, "hit")
     exchange.stage = Stage.STREAMING
@@ -55,6 +57,9 @@ def _tell(gateway: Gateway, exchange: Exchange, key: Key, result: str) -> None:
 
 def remember(gateway: Gateway, exchange: Exchange) -> None:
     """Keep an answer that came whole, from one engine, with status 200."""
+    if not exchange.slot:
+        return
+    gateway.answers.recordings -= 1
     recording, deployment, candidate = exchange.recording, exchange.deployment, exchange.candidate
     if not recording or deployment is None or candidate is None:
         return

@@ -288,6 +288,7 @@ class Relay:
         passage = reader.read(data)
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
+            self._wait_on()
             return
         if exchange.begun_at is None:
             if not self._is_beginning(passage):
@@ -307,6 +308,11 @@ class Relay:
             self._end_stream(passage, whole)
         elif whole:
             self._write(whole, torn=reader.torn)
+
+    def _wait_on(self) -> None:
+        """What has come waits for what follows it, and shows that the engine is alive."""
+        if self._exchange.begun_at is not None:
+            self._exchange.due = self._find_due()
 
     def _is_beginning(self, passage: Passage) -> bool:
         """Look at what comes first, before the client is told that its request succeeded."""

@@ -179,8 +179,8 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
     async with AsyncExitStack() as stack:
-        stack.enter_context(outlet.running())
         stack.enter_context(logs.through(outlet))
+        stack.enter_context(outlet.running())
         tracer = stack.enter_context(_tracing(settings))
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())

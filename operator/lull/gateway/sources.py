@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import shutil
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
+import orjson
 import structlog
 
 from lull.api import names
@@ -20,6 +23,7 @@ from lull.core.routing import Endpoint
 from lull.doors import clock
 from lull.gateway import access
 from lull.gateway.config import InvalidConfig, load_config
+from lull.wire.openai import PATH_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -45,6 +49,7 @@ SLOW_CHECKS: Final = 2
 LOST_CHECKS: Final = 3
 """Checks in a row to whose address nothing answers at all until its requests are given up: the machine is gone."""
 RESOLVE_SECONDS: Final = 30.0
+_LIST_BYTES: Final = 1 << 20
 MAX_ADDRESSES: Final = 8
 """Of one host name, that are tried."""
 
@@ -121,16 +126,24 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Source]:
 class FileSource:
     """Models and engines of a file that may change at any time; whether an engine is ready, it is asked itself."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, *, kept: Path | None = None) -> None:
+        """Read the file; InvalidConfig where it is wrong, unless an earlier one that was right is `kept` elsewhere."""
         self._path = path
-        self._config = config
+        self._kept = kept
+        self._seen: tuple[int, ...] | None = self._look()
+        try:
+            self.config = self._read()
+        except InvalidConfig:
+            if kept is None or not kept.exists():
+                raise
+            self.config = load_config(kept)
+            self._seen = None
         self._models: dict[Key, Model] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._log = structlog.get_logger("lull.gateway")
 
     async def run(self, gateway: Gateway) -> None:
-        seen = self._look()
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         async with (
             aiohttp.ClientSession(
@@ -142,18 +155,18 @@ class FileSource:
             asyncio.TaskGroup() as group,
         ):
             checks = Checks(session, self._slots)
-            self._apply(self._config, gateway, checks, group)
+            self._apply(self.config, gateway, checks, group)
             gateway.directory.record_synced("deployments")
             gateway.directory.record_synced("pods")
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 looked = self._look()
-                if looked == seen:
+                if looked == self._seen:
                     continue
-                seen = looked
+                self._seen = looked
                 try:
                     # In a thread, as a file with thousands of keys takes seconds, and streams go on meanwhile.
-                    config = await asyncio.to_thread(load_config, self._path)
+                    config = await asyncio.to_thread(self._read)
                 except InvalidConfig as error:
                     problems = [render_finding(str(self._path), finding) for finding in error.findings]
                     self._log.error("configuration kept", problems=problems)
@@ -166,6 +179,14 @@ class FileSource:
                     restart_for=self._differing(config),
                 )
 
+    def _read(self) -> Config:
+        config = load_config(self._path)
+        if self._kept is not None:
+            other = self._kept.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(self._path, other)
+            other.replace(self._kept)
+        return config
+
     def _look(self) -> tuple[int, ...]:
         """What is different where the file is; a ConfigMap's is another file behind the same name."""
         try:
@@ -176,7 +197,7 @@ class FileSource:
 
     def _differing(self, config: Config) -> list[str]:
         """Settings that hold from the next start only."""
-        began, wanted = self._config.settings.model_dump(), config.settings.model_dump()
+        began, wanted = self.config.settings.model_dump(), config.settings.model_dump()
         return sorted(name for name in began if began[name] != wanted[name])
 
     def _apply(self, config: Config, gateway: Gateway, checks: Checks, group: asyncio.TaskGroup) -> None:
@@ -236,13 +257,8 @@ class Checks:
 
     async def ask(self, host: str, address: Address) -> None:
         """_NotReady, with the reason, where an engine does not say at this host that it serves."""
-        literal = f"[{host}]" if ":" in host else host
-        url = f"http://{literal}:{address.port}{address.health}"
         try:
-            async with (
-                self.slots,
-                self.session.get(url, headers={"Host": address.netloc}, allow_redirects=False) as response,
-            ):
+            async with self._get(host, address, address.health) as response:
                 if response.status != 200:
                     raise _NotReady(f"GET {address.health} answers {response.status}")
         except aiohttp.ConnectionTimeoutError as error:
@@ -251,6 +267,26 @@ class Checks:
             raise _Slow(f"GET {address.health} takes longer than {ANSWER_SECONDS:g}s") from error
         except aiohttp.ClientError as error:
             raise _NotReady(str(error)) from error
+
+    async def find_missing(self, host: str, address: Address) -> list[str]:
+        """Names of the file that an engine has not, if it says which it has: it would answer 404 to them."""
+        try:
+            async with self._get(host, address, PATH_MODELS) as response:
+                content = orjson.loads(await response.content.read(_LIST_BYTES))
+            known = {card["id"] for card in content["data"]}
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+            return []
+        return [name for name in address.names if name not in known]
+
+    @asynccontextmanager
+    async def _get(self, host: str, address: Address, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        literal = f"[{host}]" if ":" in host else host
+        url = f"http://{literal}:{address.port}{path}"
+        async with (
+            self.slots,
+            self.session.get(url, headers={"Host": address.netloc}, allow_redirects=False) as response,
+        ):
+            yield response
 
 
 async def _follow(directory: Directory, checks: Checks, key: Key, address: Address) -> None:
@@ -280,6 +316,8 @@ async def _follow(directory: Directory, checks: Checks, key: Key, address: Addre
             directory.drop_endpoint(uid)
         if found.ready and not endpoint.ready:
             log.info("endpoint ready")
+            if missing := await checks.find_missing(host, address):
+                log.warning("engine has no such model", names=missing)
             said = ""
         elif not found.ready and str(reason) != said:
             said = str(reason)

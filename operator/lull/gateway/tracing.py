@@ -8,7 +8,7 @@ from lull.doors import clock
 
 if TYPE_CHECKING:
     from lull.doors.tracing import Trace, Tracer
-    from lull.gateway.exchange import Exchange, Failure
+    from lull.gateway.exchange import Exchange
 
 Attributes = dict[str, str | bool | int | float]
 
@@ -29,10 +29,10 @@ def begin_try(tracer: Tracer, exchange: Exchange, *, now: float) -> None:
     exchange.headers = trace.begin_try(f"{_operation(exchange)} {exchange.call.model}", exchange.headers, at=now)
 
 
-def fail_try(exchange: Exchange, failure: Failure) -> None:
+def fail_try(exchange: Exchange, failure: str) -> None:
     """The try came to nothing, and another may follow."""
     if exchange.trace is not None and exchange.trace.is_sampled:
-        exchange.trace.end_try(_describe_try(exchange), at=clock.monotonic(), error=failure.value)
+        exchange.trace.end_try(_describe_try(exchange), at=clock.monotonic(), error=failure)
 
 
 def end(tracer: Tracer, exchange: Exchange, code: int) -> str:

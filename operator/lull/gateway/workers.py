@@ -24,7 +24,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from lull.doors import clock
-from lull.doors.merging import Exposition, keep_counts, merge, parse_exposition, render_exposition
+from lull.doors.merging import Exposition, Processes, keep_counts, merge, parse_exposition, render_exposition
 from lull.doors.serving import listen
 from lull.gateway.admin import LONGEST_POLL
 from lull.gateway.server import bind, catch_signals
@@ -133,7 +133,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._retired: Exposition = {}
         """What processes counted that are no more."""
-        self._restarts = 0
+        self._processes = Processes()
         self._log = structlog.get_logger("lull.gateway")
 
     @property
@@ -163,7 +163,7 @@ class Supervisor:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (worker.deaths - 2)) if worker.deaths > 1 else 0.0
             if pause > PATIENCE:
                 _close(worker)
-            self._restarts += 1
+            self._processes.restarts += 1
             self._retired = merge((self._retired, keep_counts(worker.counts)))
             worker.counts = {}
             self._log.error("process died", worker=worker.index, code=code, deaths=worker.deaths, restart_in=pause)
@@ -244,15 +244,10 @@ class Supervisor:
     def _sum(self, running: Sequence[Worker], texts: Sequence[str]) -> str:
         for worker, text in zip(running, texts, strict=True):
             worker.counts = parse_exposition(text)
-        own = parse_exposition(
-            "# HELP lull_gateway_workers Processes of this gateway that run.\n"
-            "# TYPE lull_gateway_workers gauge\n"
-            f"lull_gateway_workers {len(running)}\n"
-            "# HELP lull_gateway_worker_restarts_total Processes that died and were started again.\n"
-            "# TYPE lull_gateway_worker_restarts_total counter\n"
-            f"lull_gateway_worker_restarts_total {self._restarts}\n"
+        self._processes.running = len(running)
+        return render_exposition(
+            merge((*(worker.counts for worker in running), self._retired, self._processes.expose()))
         )
-        return render_exposition(merge((*(worker.counts for worker in running), self._retired, own)))
 
     async def sum_demand(self, *, after: int | None, boot: str | None, wait: float) -> bytes:
         """As one process answers: at once where there is news since `after`, else when there is, else after a while."""

@@ -81,11 +81,16 @@ def test_the_end_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest
     monkeypatch.setattr(access_log, "LAST_WORD_SECONDS", 0.05)
     reading, writing = os.pipe()
     outlet = Outlet(writing)
-    with outlet.running():
+    handler = logging.StreamHandler(sys.stdout)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    with logs.through(outlet), outlet.running():
         for _ in range(100):
             outlet.put(b"x" * 4000 + b"\n")
+    root.removeHandler(handler)
 
-    assert outlet._thread.is_alive()
+    assert outlet.is_stuck
+    assert handler.stream is outlet
     os.close(reading)
     outlet._thread.join()
     os.close(writing)
@@ -164,7 +169,7 @@ def test_a_line_has_the_shape_of_all_others(capfd: pytest.CaptureFixture[str]) -
     try:
         logs.configure("info")
         outlet = Outlet(1)
-        with outlet.running(), logs.through(outlet):
+        with logs.through(outlet), outlet.running():
             structlog.get_logger("lull.gateway").info("serving", port=1)
             fields = {"event": "request", "level": "info", "logger": "lull.gateway", "timestamp": clock.utc()}
             AccessLog(outlet, Logged.ALL).record({"code": 200, **fields})

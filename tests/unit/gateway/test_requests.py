@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pytest
 from aiohttp import web
 
+from lull.core.keys import make_token
+from lull.gateway import recall
 from tests.fakes.engine import BODY, CHUNKS, Gate, die, fail, stream, stream_then_die
+from tests.unit.gateway.test_access import TOKEN, answering, entry, put_keys, wait_keys
+from tests.unit.gateway.test_access import ask as ask_as
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -186,6 +191,44 @@ class TestFallback:
             assert asked(large)[0]["model"] == "llama"
 
 
+class TestKeys:
+    async def test_a_key_gets_no_fallback_that_it_may_not_use(self, world: World) -> None:
+        other = make_token("team-b", random.choice)
+        put_keys(world, team_a=entry(models=["llama", "small"]), team_b=entry(other, models=["llama"]))
+        small = await add_two(world, fallback=["small"])
+        await wait_keys(world)
+
+        async with ask_as(world) as response:
+            assert response.status == 200
+        async with ask_as(world, other, headers={"x-lull-timeout": "0.1"}) as response:
+            assert response.status == 503
+
+        assert len(small.received) == 1
+
+    async def test_answers_are_kept_for_one_key_and_cost_it_no_tokens(self, world: World) -> None:
+        other = make_token("team-b", random.choice)
+        put_keys(world, team_a=entry(tokensPerMinute=1000), team_b=entry(other))
+        world.add_model(**CACHED)
+        engine = await world.add_engine(answering(10, 5))
+        await world.wait_listed()
+        await wait_keys(world)
+
+        answers = []
+        for token in (TOKEN, other, TOKEN):
+            async with ask_as(world, token, temperature=0) as response:
+                answers.append(
+                    (response.headers["x-lull-cache"], response.headers.get("x-ratelimit-remaining-tokens", ""))
+                )
+                await response.read()
+        async with ask_as(world, temperature=0, headers={"x-lull-cache": "skip"}) as response:
+            left = int(response.headers["x-ratelimit-remaining-tokens"])
+
+        assert [how for how, _ in answers] == ["miss", "miss", "hit"]
+        assert len(engine.received) == 3
+        # The same is set aside for the same request, so that the one between has used nothing.
+        assert left >= int(answers[-1][1])
+
+
 class TestCache:
     async def test_the_same_question_is_answered_from_memory(self, world: World) -> None:
         world.add_model(**CACHED)
@@ -266,6 +309,26 @@ class TestCache:
         await world.ask(temperature=0)
 
         assert len(engine.received) == 2
+
+    async def test_answers_beyond_a_number_are_passed_on_and_not_written_down(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recall, "MAX_RECORDINGS", 1)
+        gate = Gate()
+        world.add_model(**CACHED)
+        engine = await world.add_engine(gate)
+        await world.wait_listed()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.ask("a", temperature=0))
+            group.create_task(world.ask("b", temperature=0))
+            await world.until(lambda: len(engine.received) == 2)
+            gate.opened.set()
+        for content in "aabb":
+            await world.ask(content, temperature=0)
+
+        # Of the first two one was kept; the other was kept when it came again.
+        assert len(engine.received) == 3
 
     async def test_turning_it_off_forgets(self, world: World) -> None:
         world.add_model(**CACHED)

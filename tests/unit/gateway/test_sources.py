@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lull.gateway import sources
-from lull.gateway.config import load_config
+from lull.gateway.config import InvalidConfig
 from lull.gateway.server import serve
 from lull.gateway.sources import FileSource
 from tests.fakes.engine import FakeEngine, Gate
@@ -79,10 +79,10 @@ async def standalone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         @asynccontextmanager
         async def start(*models: dict[str, Any]) -> AsyncIterator[Standalone]:
             one.write(*models)
-            config = load_config(one.file)
+            source = FileSource(one.file)
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
-                group.create_task(serve(config.settings, FileSource(one.file, config), stop=stop))
+                group.create_task(serve(source.config.settings, source, stop=stop))
                 await one.until_served(*(model["name"] for model in models))
                 try:
                     yield one
@@ -98,6 +98,18 @@ async def test_serves_what_the_file_lists(standalone: Any) -> None:
 
     assert status == 200
     assert engine.checks[0] == f"127.0.0.1:{engine.port}"
+
+
+async def test_warns_of_an_engine_that_goes_by_another_name(standalone: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    said = ""
+    async with FakeEngine() as engine, standalone(model(engine), model(engine, name="mistral")):
+        async with asyncio.timeout(5):
+            while said.count("endpoint ready") < 2 or "no such model" not in said:
+                await asyncio.sleep(0.01)
+                said += capfd.readouterr().out
+
+    assert "names=['mistral']" in said
+    assert "names=['llama']" not in said
 
 
 async def test_says_of_no_model_where_it_comes_from_as_only_engines_know(standalone: Any) -> None:
@@ -216,6 +228,18 @@ async def test_a_setting_that_is_different_is_told_to_need_a_restart(
         await gateway.until_served("other")
 
     assert "restart_for=['drain_seconds']" in capfd.readouterr().out
+
+
+def test_a_process_that_is_started_anew_goes_on_with_the_last_file_that_was_right(tmp_path: Path) -> None:
+    file, kept = tmp_path / "lull.yaml", tmp_path / "kept.yaml"
+    file.write_text("models: []\nport: 9000\n")
+    FileSource(file, kept=kept)
+
+    file.write_text("models: {")
+
+    assert FileSource(file, kept=kept).config.settings.port == 9000
+    with pytest.raises(InvalidConfig):
+        FileSource(file)
 
 
 async def until(predicate: Callable[[], object]) -> None:

@@ -16,6 +16,7 @@ from tests.fakes.collector import Collector, attributes, collecting
 from tests.fakes.engine import die
 from tests.unit.gateway.conftest import NAMESPACE
 from tests.unit.gateway.test_counting import answer, read_lines
+from tests.unit.gateway.test_requests import add_two
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,13 +29,13 @@ CONTEXT = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
 
 
 @pytest.fixture
-def traced(running: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+def traced(running: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     @asynccontextmanager
-    async def run() -> AsyncIterator[tuple[World, Collector]]:
+    async def run(**overrides: Any) -> AsyncIterator[tuple[World, Collector]]:
         """Spans are all there when the block is over."""
         with collecting() as collector:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-            async with running() as world:
+            async with running(**overrides) as world:
                 yield world, collector
 
     return run
@@ -133,6 +134,22 @@ async def test_each_try_is_a_span(traced: Any) -> None:
     )
     assert attributes(last)["k8s.pod.name"] == "pod-2"
     assert attributes(last)["lull.try"] == 2
+
+
+async def test_another_model_is_asked_within_the_same_trace(traced: Any) -> None:
+    async with traced(max_tries=1) as (world, collector):
+        await add_two(world, fallback=["small"])
+        broken = await world.add_engine(die)
+        while not broken.received:
+            assert (await world.ask())[0] == 200
+
+    tries = collector.tries[-2:]
+    assert tries[0].trace_id == tries[1].trace_id
+    assert [attributes(span)["k8s.pod.name"] for span in tries] == ["pod-1", "small-1"]
+    request = collector.requests[-1]
+    assert attributes(request)["gen_ai.request.model"] == "llama"
+    assert attributes(request)["gen_ai.response.model"] == "small"
+    assert request.status.code == Status.STATUS_CODE_UNSET
 
 
 async def test_the_time_in_line_is_told(traced: Any) -> None:

@@ -201,3 +201,32 @@ def test_takes_vllms_command_line_and_ignores_the_rest() -> None:
 
     assert (options.model, options.served_names, options.max_model_len) == ("/models/m", ("a", "b"), 8000)
     assert (options.startup, options.behaviour.hang) == (2.5, True)
+
+
+async def test_an_error_inside_a_message_is_an_event_of_its_own() -> None:
+    async with _serving() as (_, client):
+        await client.post("/sim/config", json={"error_after_tokens": 2})
+        answer = await client.post("/v1/messages", json=_chat(model="sim", stream=True))
+        text = await answer.text()
+
+    assert answer.status == 200
+    assert "event: error\n" in text
+    assert "message_stop" not in text
+
+
+async def test_an_error_inside_a_response_cuts_the_connection() -> None:
+    async with _serving() as (_, client):
+        await client.post("/sim/config", json={"error_after_tokens": 2})
+        answer = await client.post("/v1/responses", json={"input": "hi", "max_output_tokens": 9, "stream": True})
+        with pytest.raises((ClientPayloadError, ClientConnectionError)):
+            await answer.text()
+
+
+async def test_a_pooling_model_generates_nothing_and_always_says_the_same() -> None:
+    async with _serving("--runner", "pooling") as (_, client):
+        first = await (await client.post("/v1/embeddings", json={"input": "hi"})).json()
+        again = await (await client.post("/v1/embeddings", json={"input": ["ho", "hi"]})).json()
+        chat = await client.post(_CHAT, json=_chat())
+
+    assert first["data"][0]["embedding"] == again["data"][1]["embedding"] != again["data"][0]["embedding"]
+    assert chat.status == 404
