@@ -129,9 +129,10 @@ class TestOpenAI:
 
     async def test_tools_are_called(self, door: Door) -> None:
         asked: dict[str, Any] = {"model": "tiny", "messages": _HELLO, "max_tokens": 200, "tools": [_TOOL]}
+        asked |= {"tool_choice": "required", "parallel_tool_calls": False}
         async with door.openai as client:
-            whole = await client.chat.completions.create(**asked, tool_choice="required")
-            stream = await client.chat.completions.create(**asked, tool_choice="required", stream=True)
+            whole = await client.chat.completions.create(**asked)
+            stream = await client.chat.completions.create(**asked, stream=True)
             chunks = [chunk async for chunk in stream]
 
         (called, *_) = whole.choices[0].message.tool_calls or []
@@ -232,7 +233,11 @@ class TestAnthropic:
         tool: Any = {"name": "answer", "description": "Say it.", "input_schema": _SCHEMA, "strict": True}
         async with door.anthropic as client:
             message = await client.messages.create(
-                model="tiny", messages=_HELLO, max_tokens=200, tools=[tool], tool_choice={"type": "any"}
+                model="tiny",
+                messages=_HELLO,
+                max_tokens=200,
+                tools=[tool],
+                tool_choice={"type": "any", "disable_parallel_tool_use": True},
             )
 
         used = next(block for block in message.content if block.type == "tool_use")

@@ -38,6 +38,7 @@ class FakeEngine:
         self.health = 200
         self.checks: list[str] = []
         """The Host of each health check."""
+        self.models = ("llama",)
         self.port = 0
         self._runner: web.ServerRunner | None = None
 
@@ -71,6 +72,8 @@ class FakeEngine:
         if request.raw_path == "/health":
             self.checks.append(request.headers["Host"])
             return web.Response(status=self.health)
+        if request.raw_path == "/v1/models" and self.checks:
+            return web.json_response({"data": [{"id": name} for name in self.models]})
         body = request[BODY] = await request.content.read()
         self.received.append(Received(request.raw_path, request.headers, body))
         try:

@@ -49,10 +49,12 @@ class Gateway:
 
 
 @contextmanager
-def gateway_in_front_of(engine: RawEngine, folder: Path, *, files: int = 0, **settings: Any) -> Iterator[Gateway]:
+def gateway_in_front_of(
+    engine: RawEngine, folder: Path, *, files: int = 0, keys: str = "", **settings: Any
+) -> Iterator[Gateway]:
     ports = _free_ports(2)
     config = folder / "gateway.yaml"
-    config.write_text(f"models: [{{name: llama, endpoints: ['http://127.0.0.1:{engine.port}']}}]\n")
+    config.write_text(f"models: [{{name: llama, endpoints: ['http://127.0.0.1:{engine.port}']}}]\n{keys}")
     environment = {
         **os.environ,
         "LULL_PORT": str(ports[0]),
@@ -78,6 +80,17 @@ def gateway_in_front_of(engine: RawEngine, folder: Path, *, files: int = 0, **se
     finally:
         process.terminate()
         process.wait()
+
+
+async def until_listening(gateway: Gateway) -> None:
+    while True:
+        assert gateway.process.poll() is None
+        try:
+            await say(gateway.port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def until_ready(gateway: Gateway) -> None:

@@ -258,6 +258,72 @@ async def test_numbers_of_any_size_are_no_trouble(served: World) -> None:
     assert {name: answer for name, answer in answered.items() if answer not in {"200 open", "400 open"}} == {}
 
 
+async def test_headers_of_our_own_take_any_value(served: World) -> None:
+    values = (
+        b"nan",
+        b"inf",
+        b"-inf",
+        b"-1",
+        b"0",
+        b"1e308",
+        b"1e-308",
+        b"",
+        b"\xff",
+        b"1" * 5000,
+        b"0x1",
+        b"1_0",
+        b"use, skip",
+    )
+    requests = {
+        f"{name.decode()}: {value[:9]!r}": post(body, name + b": " + value)
+        for name in (
+            b"x-lull-timeout",
+            b"x-lull-heartbeat",
+            b"x-lull-cache",
+            b"traceparent",
+            b"tracestate",
+            b"x-request-id",
+        )
+        for value in values
+        for body in (CHAT, b'{"model":"nobody","stream":true}')
+    }
+
+    answered = await answers_to(served, requests)
+
+    assert {
+        name: answer for name, answer in answered.items() if answer not in {"200 open", "400 open", "404 open"}
+    } == {}
+
+
+async def test_what_is_between_two_neighbours_stays_there(running: Any) -> None:
+    fields = (
+        *(
+            b"Connection: x-one",
+            b"Connection: X-Two, keep-alive",
+            b"X-One: 1",
+            b"X-Two: 2",
+            b"X-Three: 3",
+            b"TE: trailers",
+        ),
+        *(
+            b"Proxy-Authorization: x",
+            b"Keep-Alive: 1",
+            b"Cookie: a=b",
+            b"Authorization: Bearer x",
+            b"X-Data-Parallel-Rank: 0",
+        ),
+    )
+    async with running() as world, RawEngine(saying(WHOLE)) as engine:
+        world.add_model()
+        world.put_pod(engine, pod="pod-1")
+        await world.wait_listed()
+
+        heard = await say(world.settings.port, post(CHAT, *fields))
+
+    assert brief(heard) == "200 open"
+    assert engine.arrived[0].headers.keys() == {"host", "content-type", "content-length", "x-request-id", "x-three"}
+
+
 async def test_an_answer_to_head_has_no_body(served: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.settings.port)
     writer.write(b"HEAD /v1/models HTTP/1.1\r\nHost: gateway\r\n\r\n" + MODELS)

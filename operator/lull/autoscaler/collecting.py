@@ -12,7 +12,8 @@ from lull.api import names
 from lull.core.signals import find_woken, parse_sample, sum_demand
 from lull.doors import clock, metrics
 from lull.doors.http import Unreachable
-from lull.doors.kube import ENDPOINT_SLICES, backoff, reflect
+from lull.doors.kube import ENDPOINT_SLICES, reflect
+from lull.doors.retrying import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.doors import clock, metrics
-from lull.doors.kube import Refused, Transient, backoff
+from lull.doors.kube import Refused, Transient
+from lull.doors.retrying import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

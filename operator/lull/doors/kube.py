@@ -25,6 +25,7 @@ from kubernetes.aio.config import (
 
 from lull.api import names
 from lull.doors import clock
+from lull.doors.retrying import backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -441,12 +442,6 @@ async def reflect(
         failures = 0 if clock.monotonic() - began >= WATCH_LEAST else failures + 1
         if failures:
             await asyncio.sleep(backoff(failures, most=RELIST_MOST))
-
-
-def backoff(failures: int, *, first: float = 0.2, most: float = 10.0) -> float:
-    """Seconds to wait after so many failures in a row: doubling, capped, spread by half."""
-    capped: float = min(most, first * 2.0 ** min(failures - 1, 16))
-    return capped * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries only
 
 
 def _learn(known: dict[tuple[str, str], Manifest], event: WatchEvent) -> None:

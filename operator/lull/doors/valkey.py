@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from valkey.asyncio import Valkey
-from valkey.exceptions import ValkeyError
 
 from lull.core.limits import DAY, DAY_SLICES, MINUTE, MINUTE_SLICES, Header, Level, Shortage, Unit, render_headers
-from lull.doors.kube import backoff
+from lull.doors.retrying import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,6 +181,9 @@ class Tally:
 
     def __init__(self, url: str, *, password: str = "", prefix: str = "") -> None:
         """Gateways with the same prefix share."""
+        # Here, as most gateways have no Valkey, and its client takes as long to import as half of the gateway.
+        from valkey.asyncio import Valkey  # noqa: PLC0415
+
         self._client = Valkey.from_url(
             url,
             password=password or None,
@@ -222,6 +223,8 @@ class Tally:
 
     async def run(self) -> None:
         """Keep in touch, for ever."""
+        from valkey.exceptions import ValkeyError  # noqa: PLC0415  as above
+
         failures = 0
         try:
             while True:

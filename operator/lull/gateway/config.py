@@ -54,6 +54,8 @@ class Address:
     port: int
     health: str
     """Path that answers 200 while the engine serves."""
+    names: tuple[str, ...]
+    """Names that requests for it carry, as clients sent them."""
 
     @property
     def netloc(self) -> str:
@@ -254,7 +256,7 @@ def _build_model(given: _ModelGiven) -> Model:
             spec=_forget_sources(spec),
             status=LLMDeploymentStatus(),
         ),
-        tuple(_build_address(url, given.health) for url in given.endpoints),
+        tuple(_build_address(url, given) for url in given.endpoints),
     )
 
 
@@ -269,6 +271,12 @@ def _forget_sources(spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
     )
 
 
-def _build_address(url: str, health: str) -> Address:
+def _build_address(url: str, given: _ModelGiven) -> Address:
     parts = urlsplit(url)
-    return Address(url, host=parts.hostname or "", port=parts.port or 80, health=health)
+    return Address(
+        url,
+        host=parts.hostname or "",
+        port=parts.port or 80,
+        health=given.health,
+        names=(given.name, *given.aliases),
+    )

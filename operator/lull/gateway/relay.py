@@ -54,6 +54,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"host",
     b"http2-settings",
     b"x-api-key",
+    b"x-data-parallel-rank",
     b"x-lull-cache",
     b"x-lull-heartbeat",
     b"x-lull-timeout",
@@ -287,6 +288,7 @@ class Relay:
         passage = reader.read(data)
         whole = passage.whole
         if not whole and passage.error is None and not passage.done:
+            self._wait_on()
             return
         if exchange.begun_at is None:
             if not self._is_beginning(passage):
@@ -306,6 +308,11 @@ class Relay:
             self._end_stream(passage, whole)
         elif whole:
             self._write(whole, torn=reader.torn)
+
+    def _wait_on(self) -> None:
+        """What has come waits for what follows it, and shows that the engine is alive."""
+        if self._exchange.begun_at is not None:
+            self._exchange.due = self._find_due()
 
     def _is_beginning(self, passage: Passage) -> bool:
         """Look at what comes first, before the client is told that its request succeeded."""
@@ -422,7 +429,7 @@ class Relay:
         lines = [f"POST {exchange.path} HTTP/1.1\r\nhost: {self.candidate.endpoint.origin[7:]}\r\n".encode()]
         for name, value in exchange.headers:
             if name == b"connection":
-                named = value.lower()
+                named = named + b"," + value.lower() if named else value.lower()
             if name not in _NOT_FORWARDED:
                 lines += (name, b": ", value, b"\r\n")
         if named and named not in {b"keep-alive", b"close"}:
@@ -483,7 +490,10 @@ def _record(exchange: Exchange, chunk: bytes) -> None:
 
 
 def _is_event_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
+    for name, value in headers:  # noqa: SIM110  a generator costs more than the loop, and every request comes by
+        if name == b"content-type" and value.startswith(EVENT_STREAM):
+            return True
+    return False
 
 
 def _response_headers(headers: Headers) -> Headers:

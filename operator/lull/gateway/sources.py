@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
+import orjson
 import structlog
 
 from lull.api import names
@@ -22,6 +23,7 @@ from lull.core.routing import Endpoint
 from lull.doors import clock
 from lull.gateway import access
 from lull.gateway.config import InvalidConfig, load_config
+from lull.wire.openai import PATH_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -47,6 +49,7 @@ SLOW_CHECKS: Final = 2
 LOST_CHECKS: Final = 3
 """Checks in a row to whose address nothing answers at all until its requests are given up: the machine is gone."""
 RESOLVE_SECONDS: Final = 30.0
+_LIST_BYTES: Final = 1 << 20
 MAX_ADDRESSES: Final = 8
 """Of one host name, that are tried."""
 
@@ -254,13 +257,8 @@ class Checks:
 
     async def ask(self, host: str, address: Address) -> None:
         """_NotReady, with the reason, where an engine does not say at this host that it serves."""
-        literal = f"[{host}]" if ":" in host else host
-        url = f"http://{literal}:{address.port}{address.health}"
         try:
-            async with (
-                self.slots,
-                self.session.get(url, headers={"Host": address.netloc}, allow_redirects=False) as response,
-            ):
+            async with self._get(host, address, address.health) as response:
                 if response.status != 200:
                     raise _NotReady(f"GET {address.health} answers {response.status}")
         except aiohttp.ConnectionTimeoutError as error:
@@ -269,6 +267,26 @@ class Checks:
             raise _Slow(f"GET {address.health} takes longer than {ANSWER_SECONDS:g}s") from error
         except aiohttp.ClientError as error:
             raise _NotReady(str(error)) from error
+
+    async def find_missing(self, host: str, address: Address) -> list[str]:
+        """Names of the file that an engine has not, if it says which it has: it would answer 404 to them."""
+        try:
+            async with self._get(host, address, PATH_MODELS) as response:
+                content = orjson.loads(await response.content.read(_LIST_BYTES))
+            known = {card["id"] for card in content["data"]}
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+            return []
+        return [name for name in address.names if name not in known]
+
+    @asynccontextmanager
+    async def _get(self, host: str, address: Address, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        literal = f"[{host}]" if ":" in host else host
+        url = f"http://{literal}:{address.port}{path}"
+        async with (
+            self.slots,
+            self.session.get(url, headers={"Host": address.netloc}, allow_redirects=False) as response,
+        ):
+            yield response
 
 
 async def _follow(directory: Directory, checks: Checks, key: Key, address: Address) -> None:
@@ -298,6 +316,8 @@ async def _follow(directory: Directory, checks: Checks, key: Key, address: Addre
             directory.drop_endpoint(uid)
         if found.ready and not endpoint.ready:
             log.info("endpoint ready")
+            if missing := await checks.find_missing(host, address):
+                log.warning("engine has no such model", names=missing)
             said = ""
         elif not found.ready and str(reason) != said:
             said = str(reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import pytest
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 NAMESPACE = "team-a"
+
+
+class Reachable(Protocol):
+    """Whatever listens on a port of this machine."""
+
+    @property
+    def port(self) -> int: ...
 
 
 class World:
@@ -52,7 +59,7 @@ class World:
         )
 
     def put_pod(
-        self, engine: FakeEngine, *, pod: str, model: str = "llama", ready: bool = True, deleting: bool = False
+        self, engine: Reachable, *, pod: str, model: str = "llama", ready: bool = True, deleting: bool = False
     ) -> None:
         self.kube.put(
             "pods",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -15,9 +18,6 @@ from lull.core.documents import render_finding
 from lull.core.keys import digest_of
 from lull.core.routing import slots
 from lull.gateway.config import InvalidConfig, load_config, parse_config
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILE = """\
 port: 9000
@@ -203,6 +203,26 @@ def test_a_file_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(InvalidConfig, match="has more than 10 bytes"):
         load_config(tmp_path / "large.yaml")
+
+
+def test_what_only_a_cluster_needs_costs_no_time_at_the_start() -> None:
+    code = (
+        "import sys, lull.cli.gateway; print(*sorted({'kubernetes', 'httpx', 'valkey', 'kopf'} & sys.modules.keys()))"
+    )
+
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, check=True, text=True)
+
+    assert done.stdout.split() == []
+
+
+def test_the_example_of_the_manual_is_right() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "standalone.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+
+    config = parse_config(example)
+
+    assert [model.deployment.key.name for model in config.models] == ["llama", "small"]
+    assert config.keyring.ids == {"team-a"}
 
 
 def test_check_says_what_is_served(tmp_path: Path) -> None:

@@ -713,6 +713,31 @@ class TestBreaking:
 
         assert b"engine_failed" in events(body)[-1]
 
+    async def test_a_stream_whose_end_waits_for_the_usage_is_not_silent(self, running: Any) -> None:
+        def chunk(index: int, finish: str | None = None) -> bytes:
+            choice = {"index": index, "delta": {"content": "a"}, "finish_reason": finish}
+            return b"data: " + orjson.dumps({"id": "c", "choices": [choice]}) + b"\n\n"
+
+        usage = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":5}}\n\n'
+        done = b"data: [DONE]\n\n"
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            response = await stream(request, chunk(0), chunk(0, "stop"))
+            for _ in range(4):
+                await asyncio.sleep(0.3)
+                await response.write(chunk(1))
+            await response.write(chunk(1, "stop") + usage + done)
+            return response
+
+        async with running(idle_seconds=0.5) as world:
+            world.add_model()
+            await world.add_engine(answer)
+            await world.wait_listed()
+
+            _, body = await world.ask(stream=True, n=2)
+
+        assert body == chunk(0) + chunk(0, "stop") + chunk(1) * 4 + chunk(1, "stop") + done
+
 
 class TestTimeouts:
     async def test_an_engine_that_answers_nothing_is_given_up(self, world: World) -> None:

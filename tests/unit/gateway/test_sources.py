@@ -100,6 +100,18 @@ async def test_serves_what_the_file_lists(standalone: Any) -> None:
     assert engine.checks[0] == f"127.0.0.1:{engine.port}"
 
 
+async def test_warns_of_an_engine_that_goes_by_another_name(standalone: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    said = ""
+    async with FakeEngine() as engine, standalone(model(engine), model(engine, name="mistral")):
+        async with asyncio.timeout(5):
+            while said.count("endpoint ready") < 2 or "no such model" not in said:
+                await asyncio.sleep(0.01)
+                said += capfd.readouterr().out
+
+    assert "names=['mistral']" in said
+    assert "names=['llama']" not in said
+
+
 async def test_says_of_no_model_where_it_comes_from_as_only_engines_know(standalone: Any) -> None:
     async with FakeEngine() as engine, standalone(model(engine)) as gateway:
         cards = await gateway.models()
