@@ -1,4 +1,4 @@
-"""An API server in memory, over real HTTP: list and watch of pods, Secrets and LLMDeployments, as far as readers use them."""
+"""An API server in memory, over real HTTP: list and watch of what the gateway reads, as far as readers use them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Manifest = dict[str, Any]
 
 _KINDS: Final = {
+    "nodes": ("v1", "Node"),
     "pods": ("v1", "Pod"),
     "secrets": ("v1", "Secret"),
     "llmdeployments": ("lull.dev/v1alpha1", "LLMDeployment"),
@@ -64,7 +65,7 @@ class FakeKube:
         """Create or replace."""
         api_version, kind = _KINDS[plural]
         metadata = manifest["metadata"]
-        identity = (plural, metadata["namespace"], metadata["name"])
+        identity = (plural, metadata.get("namespace", ""), metadata["name"])
         event = "MODIFIED" if identity in self._objects else "ADDED"
         self._version += 1
         stored = {
@@ -147,7 +148,7 @@ def _is_selected(manifest: Manifest, request: web.Request) -> bool:
     wanted = [pair.partition("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
     name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
     return (
-        namespace in {None, metadata["namespace"]}
+        namespace in {None, metadata.get("namespace")}
         and name in {"", metadata["name"]}
         and all(metadata.get("labels", {}).get(label) == value for label, _, value in wanted)
     )

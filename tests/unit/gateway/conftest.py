@@ -59,7 +59,14 @@ class World:
         )
 
     def put_pod(
-        self, engine: Reachable, *, pod: str, model: str = "llama", ready: bool = True, deleting: bool = False
+        self,
+        engine: Reachable,
+        *,
+        pod: str,
+        model: str = "llama",
+        ready: bool = True,
+        deleting: bool = False,
+        node: str = "",
     ) -> None:
         self.kube.put(
             "pods",
@@ -71,7 +78,10 @@ class World:
                     "labels": names.engine_labels(model),
                     **({"deletionTimestamp": "2026-01-02T00:00:00Z"} if deleting else {}),
                 },
-                "spec": {"containers": [{"name": "engine", "ports": [{"name": "http", "containerPort": engine.port}]}]},
+                "spec": {
+                    "nodeName": node,
+                    "containers": [{"name": "engine", "ports": [{"name": "http", "containerPort": engine.port}]}],
+                },
                 "status": {
                     "podIP": "127.0.0.1",
                     "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
@@ -86,10 +96,15 @@ class World:
         pod: str = "pod-1",
         model: str = "llama",
         ready: bool = True,
+        node: str = "",
     ) -> FakeEngine:
         engine = await self._engines.enter_async_context(FakeEngine(answer))
-        self.put_pod(engine, pod=pod, model=model, ready=ready)
+        self.put_pod(engine, pod=pod, model=model, ready=ready, node=node)
         return engine
+
+    def put_node(self, name: str, *taints: str, **spec: Any) -> None:
+        listed = [{"key": taint, "effect": "NoSchedule"} for taint in taints]
+        self.kube.put("nodes", {"metadata": {"name": name, "uid": name}, "spec": {"taints": listed, **spec}})
 
     def remove_pod(self, pod: str = "pod-1") -> None:
         self.kube.remove("pods", NAMESPACE, pod)
