@@ -388,14 +388,15 @@ STREAMS = st.one_of(
 def _relay(path: str, chunks: list[bytes], *, strip_usage: bool) -> tuple[bytes, bool, bool, Any]:
     """What a client gets of a stream, read until it ends."""
     reader = EventReader(path, strip_usage=strip_usage)
-    passed = b""
+    passed, is_done, is_error = b"", False, False
     for chunk in chunks:
         passage = reader.read(chunk)
         passed += passage.whole
-        if passage.done or passage.error is not None:
+        is_done, is_error = passage.done, passage.error is not None
+        if is_done or is_error:
             break
     # A line feed after a carriage return may be one line's end or another one: no event depends on it.
-    return passed.rstrip(b"\r\n"), passage.done, passage.error is not None, reader.usage
+    return passed.rstrip(b"\r\n"), is_done, is_error, reader.usage
 
 
 class TestStreams:
