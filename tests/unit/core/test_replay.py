@@ -10,7 +10,7 @@ from bench.routing import LEAST, LULL, ORACLE, Case, run
 from bench.routing.replay import Outcome
 from bench.routing.trace import CONVERSATION, PLAIN
 
-REQUESTS = 4000
+REQUESTS = 3000
 
 
 @cache
