@@ -51,7 +51,9 @@ ROOMS: Final = {"GPU only": ROOM, "with KV offload": ROOM_WITH_OFFLOAD}
 GATEWAYS: Final = (1, 2, 4)
 DEALS: Final = (2, 3, 4)
 """Ways in which chance deals requests to several gateways; figures are means over these."""
-HIT_SHARE: Final = 0.9
+MOST_MISSED: Final = 10.0
+MOST_TAIL: Final = 105.0
+"""Least load's own p99 differs by 4 % from one dealing to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,13 @@ def claim(outcomes: dict[Case, Outcome]) -> list[Claim]:
         samples = len(_read(case.trace, case.count))
         if case.trace == CONVERSATION:
             oracle = outcomes[_with(case, rule=ORACLE, gateways=1)]
-            share = oracle.hit_rate / outcome.hit_rate
+            missed = 100 * (1 - outcome.hit_rate / oracle.hit_rate)
             # Gateways that do not talk cannot know what one that sees all requests knows.
-            limit = 1 / HIT_SHARE if case.gateways == 1 else None
-            claims.append(Claim(f"{subject}: the oracle's hit rate, of ours", share, limit, "x", samples))
-        claims.append(Claim(f"{subject}: p99 TTFT, of least load's", outcome.p99 / least.p99, 1.0, "x", samples))
+            limit = MOST_MISSED if case.gateways == 1 else None
+            claims.append(Claim(f"{subject}: hits missed of the oracle's", missed, limit, "%", samples))
+        claims.append(
+            Claim(f"{subject}: p99 TTFT, of least load's", 100 * outcome.p99 / least.p99, MOST_TAIL, "%", samples)
+        )
     return claims
 
 

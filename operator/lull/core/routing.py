@@ -30,10 +30,11 @@ LONGEST_HORIZON: Final = 4_194_304.0
 """At 256 tokens a block and 80 bytes for each, 1.3 MB of memory here for an endpoint."""
 ACCURACY: Final = 0.75
 """Share of the tokens expected in caches that should be there: with more, too little is remembered here."""
-HASTE: Final = 0.2
+HASTE: Final = 0.25
 TELLING_TOKENS: Final = 4096
 """A shared beginning shorter than that is hardly ever forgotten, and so tells little."""
 LUCK: Final = 0.1
+"""To begin with, of an engine that says what it had. Of one that says nothing none is expected."""
 LUCK_RATE: Final = 0.01
 EXPECTED_LUCK: Final = 0.07
 """So much is found unexpectedly where it is not worth a detour. A single gateway, or small caches, have no more."""
@@ -95,7 +96,7 @@ class Candidate:
     """Tokens that were new to its engine since `recent` was begun."""
     horizon: float = HORIZON
     """How many of these it takes until it has forgotten what it read."""
-    luck: float = LUCK
+    luck: float = 0.0
     """Share of a prompt that its engine had though nothing here said so: other gateways sent it."""
     tells: bool = False
     """Whether its engine ever said what it had in its cache: most say nothing where they had nothing."""
@@ -186,10 +187,7 @@ def pick(candidates: Iterable[Candidate], choice: Choice, *, now: float) -> Cand
     if len(fit) < 2:
         return fit[0] if fit else None
     if choice.work.blocks:
-        # Beyond what it runs at a time a request waits in the engine: no cache makes up for that.
-        at_a_time = choice.slots // SLOTS_PER_SEQUENCE
-        fit = [candidate for candidate in fit if candidate.in_flight < at_a_time] or fit
-        return _pick_near(fit, choice.work)
+        return _pick_near(fit, choice.work, choice.slots // SLOTS_PER_SEQUENCE)
     least = min([candidate.outstanding for candidate in fit])
     idlest = [candidate for candidate in fit if candidate.outstanding == least]
     fewest = min([candidate.in_flight for candidate in idlest])
@@ -224,7 +222,8 @@ def record_finish(candidate: Candidate, work: Work, cached_tokens: int | None = 
     candidate.in_flight -= 1
     candidate.outstanding -= work.pending + work.writing
     work.pending = work.writing = 0
-    candidate.tells = candidate.tells or bool(cached_tokens)
+    if cached_tokens and not candidate.tells:
+        candidate.tells, candidate.luck = True, LUCK
     if candidate.tells and cached_tokens is not None and work.blocks:
         _learn(candidate, work, cached_tokens)
 
@@ -297,7 +296,7 @@ def _list_fit(candidates: Iterable[Candidate], slots: int, now: float, adapter: 
     return fit if is_one_staying else [candidate for candidate in leaving if candidate.in_flight < slots]
 
 
-def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
+def _pick_near(fit: list[Candidate], work: Work, at_a_time: int) -> Candidate:
     """The endpoint with the least outstanding, less what the cache saves; and of those about as good, the same for all.
 
     The first block that no endpoint is known to have decides among these. It is where a conversation parts from others
@@ -305,20 +304,28 @@ def _pick_near(fit: list[Candidate], work: Work) -> Candidate:
     """
     blocks = work.blocks
     first = blocks[0]
-    known = [
-        _count_known(candidate, blocks) if first in candidate.recent or first in candidate.earlier else 0
-        for candidate in fit
-    ]
+    second = blocks[1] if len(blocks) > 1 else None
     share = work.prompt_tokens / len(blocks)
     weight = CACHE_WEIGHT * share
-    costs = [candidate.outstanding - weight * count for candidate, count in zip(fit, known, strict=True)]
-    least, most = min(costs), max(known)
+    most = 0
+    costs: list[float] = []
+    for candidate in fit:
+        recent, earlier = candidate.recent, candidate.earlier
+        # Beyond what it runs at a time a request waits in the engine: no cache makes up for that.
+        if (first not in recent and first not in earlier) or candidate.in_flight >= at_a_time:
+            costs.append(candidate.outstanding)
+            continue
+        # Many have a first block in common and nothing else.
+        count = _count_known(candidate, blocks) if second in recent or second in earlier else 1
+        costs.append(candidate.outstanding - weight * count)
+        most = max(most, count)
+    least = min(costs)
     # A detour must not cost more than there is to be found at its end, or the slowest requests would pay for the rest.
     detour = LUCK_WEIGHT * share * (len(blocks) - most)
     near = [
         candidate
         for candidate, cost in zip(fit, costs, strict=True)
-        if cost - least <= detour * (candidate.luck - EXPECTED_LUCK) or cost == least
+        if cost == least or cost - least <= detour * (candidate.luck - EXPECTED_LUCK)
     ]
     if len(near) == 1:
         return near[0]

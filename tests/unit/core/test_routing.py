@@ -214,14 +214,15 @@ class TestAffinity:
 
         assert pick([known, other], asking(work(1, 2, 3)), now=1.0) is other
 
-    def test_one_that_runs_as_many_as_it_can_comes_after_those_that_do_not(self) -> None:
+    def test_what_one_knows_counts_only_while_it_can_run_the_request_at_once(self) -> None:
         known, other = pool(2)
         send(known, work(1, 2, 3))
-        known.in_flight, other.outstanding = 2, 500
+        known.outstanding, other.outstanding = 300, 200
 
-        assert pick([known, other], asking(work(1, 2, 3)), now=1.0) is other
-        other.in_flight = 2
+        known.in_flight = 1
         assert pick([known, other], asking(work(1, 2, 3)), now=1.0) is known
+        known.in_flight = 2
+        assert pick([known, other], asking(work(1, 2, 3)), now=1.0) is other
 
     def test_an_engine_that_started_anew_knows_nothing(self) -> None:
         known, idle = pool(2)
