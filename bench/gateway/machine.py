@@ -19,6 +19,9 @@ GATEWAY_CORE: Final = CORES[0]
 OTHER_CORES: Final = CORES[1:] or CORES
 """Of the mock engine and the load generator."""
 
+REALTIME: Final = os.environ.get("BENCH_REALTIME") == "1"
+"""Let what is measured go before everything else on the machine (SCHED_FIFO, for root), where that is not quiet."""
+
 _STOP_SECONDS: Final = 10
 _PERIOD: Final = 10_000
 """Microseconds in which a share of a core is given out."""
@@ -75,7 +78,11 @@ class Process:
 def run_pinned(argv: Sequence[str], *, cores: Sequence[int]) -> str:
     """Run a program to its end on these cores; what it printed."""
     with _pinned(cores):
-        return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, argv)
+    return said
 
 
 def pin(pid: int, core: int) -> None:
@@ -144,9 +151,13 @@ def _pinned(cores: Sequence[int]) -> Iterator[None]:
     """What is started in the block is pinned before its first instruction, so that it counts its cores right."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
+    if REALTIME:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
         yield
     finally:
+        if REALTIME:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         os.sched_setaffinity(0, before)
 
 

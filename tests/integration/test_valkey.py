@@ -173,6 +173,25 @@ async def test_a_client_that_leaves_while_it_is_charged_gets_its_tokens_back(val
         assert isinstance(await spend(tally, tokens=1000), Taken)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+async def test_a_gateway_that_stops_is_not_kept_waiting(valkey: Valkey, turns: int) -> None:
+    """Whatever is on its way at that moment."""
+    tally = Tally(valkey.url, password="secret")
+    task = asyncio.ensure_future(tally.run())
+    await until(lambda: tally.is_available)
+    taken = await spend(tally, tokens=10)
+    assert isinstance(taken, Taken)
+
+    tally.settle(KEY, taken, change=-5)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+
+    async with asyncio.timeout(30):
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
 async def test_windows_leave_nothing_behind(valkey: Valkey) -> None:
     async with sharing(valkey) as (tally,):
         await spend(tally, tokens=1)

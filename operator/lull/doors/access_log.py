@@ -1,7 +1,8 @@
 """One line of JSON for each request, and a standard output that never keeps anybody waiting.
 
 Standard output is a pipe to a container runtime, and a pipe that nobody reads blocks whoever writes. So lines are put
-into a bounded queue, and one thread writes them. When the queue is full, lines are dropped and counted.
+into a bounded queue. Where they can be written at once, whoever fills the queue does it; otherwise one thread does,
+and waits as long as it takes. When the queue is full, lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
+import sys
 import threading
 from collections import deque
 from contextlib import contextmanager
@@ -22,10 +25,15 @@ if TYPE_CHECKING:
 
 MAX_LINES: Final = 16_384
 """In the queue: what comes in some seconds at full load."""
+BATCH: Final = 32
+"""Lines that are worth writing at once: under full load the thread would have its turn too seldom."""
 PAUSE_SECONDS: Final = 0.1
 """Lines are collected for so long before they are written."""
 LAST_WORD_SECONDS: Final = 2.0
 """For the rest of the queue when the process ends."""
+
+_NO_WAIT: Final = 8
+"""RWF_NOWAIT of pwritev2(2), which `os` has no name for."""
 
 
 @unique
@@ -45,6 +53,11 @@ class Outlet:
         self._descriptor = descriptor
         self._max_lines = max_lines
         self._lines: deque[bytes] = deque()
+        mode = os.fstat(descriptor).st_mode
+        is_pipe = stat.S_ISFIFO(mode)
+        self._flags = _NO_WAIT if is_pipe else 0
+        self._is_quick = (is_pipe and sys.platform == "linux") or stat.S_ISREG(mode)
+        """It can be written without waiting for whoever reads."""
         self._awake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
@@ -62,6 +75,8 @@ class Outlet:
             self.lost += 1
             return
         self._lines.append(line)
+        if self._is_quick and len(self._lines) % BATCH == 0:
+            self._drain_now()
         if not self._awake.is_set():
             self._awake.set()
 
@@ -92,13 +107,36 @@ class Outlet:
         self._drain()
 
     def _drain(self) -> None:
-        while self._lines:
-            chunk = [self._lines.popleft()]
-            size = len(chunk[0])
-            # A pipe takes so much as a whole, whoever else writes into it: no line is torn by another process's.
-            while self._lines and (size := size + len(self._lines[0])) <= select.PIPE_BUF:
-                chunk.append(self._lines.popleft())
+        while chunk := self._take():
             self._write(b"".join(chunk), len(chunk))
+
+    def _drain_now(self) -> None:
+        """Write what can be written without waiting."""
+        while chunk := self._take():
+            try:
+                if len(chunk[0]) > select.PIPE_BUF:
+                    raise BlockingIOError  # a pipe may take a part of it only
+                if self._flags:
+                    os.pwritev(self._descriptor, chunk, -1, self._flags)
+                else:
+                    os.writev(self._descriptor, chunk)
+            except OSError:
+                # Full, or broken: the thread waits, or finds out.
+                self._lines.extendleft(reversed(chunk))
+                return
+
+    def _take(self) -> list[bytes]:
+        """Lines that a pipe takes as a whole, whoever else writes into it: none is torn by another process's."""
+        chunk: list[bytes] = []
+        size = 0
+        try:
+            while not chunk or size + len(self._lines[0]) <= select.PIPE_BUF:
+                line = self._lines.popleft()
+                size += len(line)
+                chunk.append(line)
+        except IndexError:
+            pass
+        return chunk
 
     def _write(self, content: bytes, lines: int) -> None:
         rest = memoryview(content)

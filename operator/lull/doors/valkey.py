@@ -26,7 +26,8 @@ DEADLINE: Final = 0.1
 CONNECT_DEADLINE: Final = 1.0
 RECONNECT_MOST: Final = 2.0
 """Longest pause between tries to reach a Valkey that is away."""
-BATCH: Final = 256
+BATCH: Final = 64
+"""Commands of a kind that go together: some milliseconds of Valkey's time."""
 SETTLED_MOST: Final = 10_000
 """Corrections kept for a Valkey that is away; more, and the oldest are given up."""
 
@@ -39,6 +40,11 @@ _WINDOWS: Final = (
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 
+local function keep(window)
+  redis.call('HSET', window.key, 'first', window.first, 'last', window.last, 'total', window.total)
+  redis.call('EXPIRE', window.key, math.ceil(window.seconds + 2 * window.grain))
+end
+
 local function look(which, key)
   local seconds, slices = unpack(shapes[which])
   local grain = seconds / slices
@@ -46,16 +52,19 @@ local function look(which, key)
   local window = {key = key, seconds = seconds, slices = slices, grain = grain}
   window.index = math.max(math.floor(now / grain), tonumber(first or 0))
   local oldest = window.index - slices
+  window.first, window.last, window.total = tonumber(first), tonumber(last), tonumber(total)
   if not first or oldest - first > slices + 1 then
     redis.call('DEL', key)
-    first, last, total = window.index, window.index, 0
+    window.first, window.last, window.total = window.index, window.index, 0
+    keep(window)
+  elseif window.first < oldest then
+    for slice = window.first, oldest - 1 do
+      window.total = window.total - (redis.call('HGET', key, slice) or 0)
+      redis.call('HDEL', key, slice)
+    end
+    window.first = oldest
+    keep(window)
   end
-  window.first, window.last, window.total = tonumber(first), tonumber(last), tonumber(total)
-  for slice = window.first, oldest - 1 do
-    window.total = window.total - (redis.call('HGET', key, slice) or 0)
-    redis.call('HDEL', key, slice)
-  end
-  window.first = math.max(window.first, oldest)
   return window
 end
 
@@ -65,13 +74,12 @@ end
 
 local function add(window, slice, amount)
   redis.call('HINCRBY', window.key, slice, amount)
+  redis.call('HINCRBY', window.key, 'total', amount)
   window.total = window.total + amount
-  window.last = math.max(window.last, slice)
-end
-
-local function keep(window)
-  redis.call('HSET', window.key, 'first', window.first, 'last', window.last, 'total', window.total)
-  redis.call('EXPIRE', window.key, math.ceil(window.seconds + 2 * window.grain))
+  if slice > window.last then
+    window.last = slice
+    keep(window)
+  end
 end
 """
 )
@@ -107,7 +115,6 @@ for which = 1, 3 do
     if short == 0 then
       add(window, window.index, asked[which])
     end
-    keep(window)
     local reset = window.total > 0 and until_gone(window, window.last) or 0
     for _, value in ipairs({window.index, window.total, reset}) do
       answer[#answer + 1] = value
@@ -134,7 +141,6 @@ for which = 2, 3 do
     elseif change > 0 then
       add(window, window.index, change)
     end
-    keep(window)
   end
 end
 """
@@ -182,6 +188,8 @@ class Tally:
             url,
             password=password or None,
             socket_connect_timeout=CONNECT_DEADLINE,
+            # Deadlines are ours: the library's goes through asyncio.wait_for, which loses cancellations before 3.12.
+            socket_timeout=None,
             max_connections=1,
         )
         self._prefix = prefix

@@ -285,6 +285,8 @@ class Engines:
             for connection in idle:
                 connection.close()
         self._idle.clear()
+        # They are closed in the event loop's next turn.
+        await asyncio.sleep(0)
 
     async def _connect(self, address: tuple[str, int], reading: Reading) -> None:
         try:

@@ -65,8 +65,8 @@ def find_model(gateway: Gateway, exchange: Exchange) -> None:
     exchange.is_parsed = True
     access.check_model(exchange)
     directory = gateway.directory
-    is_known = directory.is_synced and directory.catalogue.find(exchange.call.model) is not None
-    if not is_known and not (directory.is_synced and directory.is_current):
+    is_synced = directory.is_synced
+    if not (is_synced and (exchange.call.model in directory.catalogue.names or directory.is_current)):
         raise Defer(_wait_for_catalogue(gateway, exchange))
     _look_up(gateway, exchange)
 

@@ -490,7 +490,10 @@ def _record(exchange: Exchange, chunk: bytes) -> None:
 
 
 def _is_event_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
+    for name, value in headers:  # noqa: SIM110  a generator costs more than the loop, and every request comes by
+        if name == b"content-type" and value.startswith(EVENT_STREAM):
+            return True
+    return False
 
 
 def _response_headers(headers: Headers) -> Headers:

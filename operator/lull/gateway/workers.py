@@ -71,6 +71,8 @@ class Worker:
     process: asyncio.subprocess.Process | None = None
     deaths: int = 0
     """In a row, each soon after the start."""
+    is_heard: bool = False
+    """It has answered since it was started."""
     counts: Exposition = field(default_factory=dict)
     """What it counted, as last heard."""
 
@@ -198,6 +200,7 @@ class Supervisor:
             return code
         finally:
             worker.process = None
+            worker.is_heard = False
             _kill(process)
 
     async def _watch(self, worker: Worker) -> None:
@@ -207,6 +210,7 @@ class Supervisor:
             await asyncio.sleep(CHECK_SECONDS)
             try:
                 await worker.ask("/healthz")
+                worker.is_heard = True
                 missed, allowed = 0, MISSED_CHECKS
             except Silent as error:
                 missed += 1
@@ -222,7 +226,7 @@ class Supervisor:
 
     def find_dying(self) -> str | None:
         """Why it would help to begin anew with everything."""
-        dying = [worker.index for worker in self.workers if worker.deaths >= HOPELESS_DEATHS]
+        dying = [worker.index for worker in self.workers if worker.deaths >= HOPELESS_DEATHS and not worker.is_heard]
         return f"processes that keep dying: {', '.join(map(str, dying))}" if dying else None
 
     async def find_unready(self) -> str | None:

@@ -163,7 +163,7 @@ class EventReader:
             error = None if content is None else _find_error(content)
             if content is not None and error is None:
                 self._note_usage(content)
-            done = done or data == _DONE or (content is not None and content.get("type") in _LAST_TYPES)
+            done = done or data == self._last or (content is not None and content.get("type") in _LAST_TYPES)
             kept = block
             if sifter is not None:
                 removed = sifter.removed

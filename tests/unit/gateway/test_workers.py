@@ -184,6 +184,23 @@ async def test_a_gateway_whose_processes_keep_dying_is_not_alive(monkeypatch: py
     assert said.startswith("processes that keep dying: ")
 
 
+async def test_a_gateway_whose_processes_live_after_all_is_alive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(workers, "CHECK_SECONDS", 0.05)
+    die_often = f'echo >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -le 12 ] || exec {" ".join(FAKE)} "$@"'
+
+    async def is_alive(pod: Pod) -> bool:
+        return await pod.is_ready() and (await pod.tell("/healthz"))[0] == 200
+
+    async with running(command=("bash", "-c", die_often, "bash"), ready=False) as pod:
+        await pod.until(lambda: is_alive(pod))
+        restarts = await pod.value("lull_gateway_worker_restarts_total")
+
+    assert restarts == 12
+
+
 async def test_real_gateways_serve_a_file_and_end_with_their_supervisor(tmp_path: Path) -> None:
     settings = GatewaySettings(port=free_port(), admin_port=free_port())
     file = tmp_path / "lull.yaml"
