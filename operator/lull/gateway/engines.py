@@ -127,6 +127,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._pool.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         reading = self.reading
@@ -164,6 +165,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_closed = True
+        self._pool.open.discard(self)
         reading, self.reading = self.reading, None
         if reading is None:
             return
@@ -236,6 +238,7 @@ class Engines:
 
     def __init__(self, *, connect_seconds: float) -> None:
         self._connect_seconds = connect_seconds
+        self.open: set[Connection] = set()
         self._idle: dict[tuple[str, int], list[Connection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -281,10 +284,10 @@ class Engines:
         for task in tuple(self._connecting):
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
         self._idle.clear()
+        # Idle ones, and those on which the end of an answer is awaited that its client has already.
+        for connection in tuple(self.open):
+            connection.close()
         # They are closed in the event loop's next turn.
         await asyncio.sleep(0)
 

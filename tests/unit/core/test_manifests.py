@@ -235,7 +235,9 @@ def test_a_field_is_the_flag_that_its_description_names(spec: dict[str, Any], fl
 
 
 def test_what_the_spec_leaves_to_vllm_is_not_said() -> None:
-    assert _engine()["args"][7:] == ["--tensor-parallel-size", "1", "--shutdown-timeout", "60"]
+    assert _engine()["args"][7:] == [
+        *("--tensor-parallel-size", "1", "--enable-prompt-tokens-details", "--shutdown-timeout", "60")
+    ]
 
 
 def test_an_offload_of_nothing_is_refused() -> None:

@@ -101,6 +101,12 @@ def build_arguments(deployment: LLMDeployment, source: Source) -> list[str]:
         *_build_speculation(spec),
         *_build_offload(spec),
         *build_adapter_arguments(deployment),
+        # The gateway learns from it how much of a prompt an engine had in its cache.
+        *(
+            ["--enable-prompt-tokens-details"]
+            if spec.model.task is Task.GENERATE and spec.engine.prefix_caching
+            else []
+        ),
         "--shutdown-timeout",
         str(ceil(parse_duration(spec.rollout.drain))),
         *(_literal(argument) for argument in spec.engine.extra_args),
