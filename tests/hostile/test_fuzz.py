@@ -265,7 +265,7 @@ class TestEngines:
     @given(st.one_of(spoilt(ANSWERS), st.binary(max_size=500)), CUTS)
     def test_any_answer_ends_once(self, answer: bytes, at: list[int]) -> None:
         returned: list[Connection] = []
-        pool = SimpleNamespace(give_back=returned.append)
+        pool = SimpleNamespace(give_back=returned.append, open=set[Connection]())
         connection = Connection(cast("Any", pool), ("127.0.0.1", 1))
         transport = Transport()
         connection.connection_made(cast("asyncio.Transport", transport))
