@@ -179,8 +179,9 @@ class _Correction:
 class Tally:
     """One gateway's way to the counts that it shares."""
 
-    def __init__(self, url: str, *, password: str = "", prefix: str = "") -> None:
-        """Gateways with the same prefix share."""
+    def __init__(self, url: str, *, password: str = "", prefix: str = "", deadline: float = DEADLINE) -> None:
+        """Gateways with the same prefix share. A request waits for its answer until the deadline, in seconds."""
+        self._deadline = deadline
         # Here, as most gateways have no Valkey, and its client takes as long to import as half of the gateway.
         from valkey.asyncio import Valkey  # noqa: PLC0415
 
@@ -260,7 +261,7 @@ class Tally:
             limits = (key.requests_per_minute, key.tokens_per_minute, key.tokens_per_day)
             batch.evalsha(self._charge_sha, 3, *self._names(key.id), charge.tokens, *(one or 0 for one in limits))
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(self._deadline):
                 answers = await batch.execute()
         except BaseException:
             self._give_up(charges)
