@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
 
 import orjson
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from lull.gateway.exchange import Gateway
+
+    Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 LONGEST_POLL: Final = 30.0
 
@@ -31,30 +35,42 @@ def build_admin(gateway: Gateway) -> web.Application:
 
     async def demand(request: web.Request) -> web.Response:
         """Answer at once where there is news since `after`, else when there is, else after `wait` seconds."""
-        try:
-            after = int(request.query["after"]) if "after" in request.query else None
-            wait = min(LONGEST_POLL, max(0.0, float(request.query.get("wait", "0"))))
-        except ValueError:
-            return web.Response(status=400, text="after is a whole number, wait is seconds\n")
-        same_boot = request.query.get("boot", boot) == boot
+        poll = parse_poll(request)
         # A sequence from the future was given by another process of this name: all is news to its owner.
-        if after is not None and same_boot and after == gateway.lines.sequence:
+        if poll.after is not None and poll.boot in {None, boot} and poll.after == gateway.lines.sequence:
             try:
-                async with asyncio.timeout(wait):
-                    await gateway.lines.wait_beyond(after)
+                async with asyncio.timeout(poll.wait):
+                    await gateway.lines.wait_beyond(poll.after)
             except TimeoutError:
                 pass
         return web.Response(body=_render_demand(gateway, boot), content_type="application/json")
 
+    return route(healthz=healthz, readyz=readyz, metrics=metrics, demand=demand)
+
+
+class Poll(NamedTuple):
+    """What whoever asks for the demand knows already, and how long they wait for news."""
+
+    after: int | None
+    wait: float
+    boot: str | None
+
+
+def parse_poll(request: web.Request) -> Poll:
+    """The query of `/demand`; HTTPBadRequest where it makes no sense."""
+    query = request.query
+    try:
+        after = int(query["after"]) if "after" in query else None
+        wait = min(LONGEST_POLL, max(0.0, float(query.get("wait", "0"))))
+    except ValueError:
+        raise web.HTTPBadRequest(text="after is a whole number, wait is seconds\n") from None
+    return Poll(after, wait, query.get("boot"))
+
+
+def route(**handlers: Handler) -> web.Application:
+    """An admin port on which each handler answers at its name."""
     app = web.Application()
-    app.add_routes(
-        [
-            web.get("/healthz", healthz),
-            web.get("/readyz", readyz),
-            web.get("/metrics", metrics),
-            web.get("/demand", demand),
-        ]
-    )
+    app.add_routes([web.get(f"/{name}", handler) for name, handler in handlers.items()])
     return app
 
 

@@ -26,7 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from lull.doors import clock
 from lull.doors.merging import Exposition, Processes, keep_counts, merge, parse_exposition, render_exposition
 from lull.doors.serving import listen
-from lull.gateway.admin import LONGEST_POLL
+from lull.gateway.admin import parse_poll, route
 from lull.gateway.server import bind, catch_signals
 
 if TYPE_CHECKING:
@@ -354,24 +354,11 @@ def _build_admin(supervisor: Supervisor) -> web.Application:
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def demand(request: web.Request) -> web.Response:
+        poll = parse_poll(request)
         try:
-            after = int(request.query["after"]) if "after" in request.query else None
-            wait = min(LONGEST_POLL, max(0.0, float(request.query.get("wait", "0"))))
-        except ValueError:
-            return web.Response(status=400, text="after is a whole number, wait is seconds\n")
-        try:
-            body = await supervisor.sum_demand(after=after, boot=request.query.get("boot"), wait=wait)
+            body = await supervisor.sum_demand(after=poll.after, boot=poll.boot, wait=poll.wait)
         except Silent as error:
             return web.Response(status=503, text=f"{error}\n")
         return web.Response(body=body, content_type="application/json")
 
-    app = web.Application()
-    app.add_routes(
-        [
-            web.get("/healthz", healthz),
-            web.get("/readyz", readyz),
-            web.get("/metrics", metrics),
-            web.get("/demand", demand),
-        ]
-    )
-    return app
+    return route(healthz=healthz, readyz=readyz, metrics=metrics, demand=demand)
