@@ -95,7 +95,8 @@ def _signal(process: Process, number: signal.Signals) -> bool:
     # The descriptor pins the process, so that between looking and signalling its number cannot pass to a stranger.
     try:
         descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
+        # A process that is just ending is said to be no file by some kernels.
         return False
     try:
         if not is_running(process):

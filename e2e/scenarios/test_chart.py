@@ -35,9 +35,10 @@ async def test_the_notes_commands_work_as_they_are_printed(lab: Lab, tmp_path: P
     await lab.apply(sim_deployment(lab.installation, "qwen"))
     async with _running(watch, environment) as watching:
         async with _running(reach, environment) as asking:
-            assert "data: [DONE]" in await _read(asking, until="data: [DONE]")
+            assert "data: [DONE]" in await _read(asking, until=r"data: \[DONE\]")
         # The watch ends when it is told to: what it said by then is what a person sees.
-        assert re.search(rf"^{lab.namespace}\s+qwen\s.*1/1", await _read(watching, until="1/1"), flags=re.MULTILINE)
+        # Others' LLMDeployments may be on their way out in the same list.
+        await _read(watching, until=rf"(?m)^{lab.namespace}\s+qwen\s.*1/1")
 
 
 async def test_helm_test_tells_whether_the_gateways_answer(lab: Lab) -> None:
@@ -92,12 +93,13 @@ async def _running(script: str, environment: dict[str, str]) -> AsyncIterator[Pr
 
 
 async def _read(process: Process, *, until: str = "") -> str:
-    """What the shell says, up to these words or to its end."""
+    """What the shell says, up to what matches or to its end, which then comes too early."""
     assert process.stdout is not None
     said = ""
     async with asyncio.timeout(120):
         while line := await process.stdout.readline():
             said += line.decode()
-            if until and until in said:
-                break
+            if until and re.search(until, said):
+                return said
+    assert not until, said
     return said

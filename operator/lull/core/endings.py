@@ -20,6 +20,8 @@ class Ending:
     reason: Reason
     advice: str = ""
     """What to do; empty where the reason's own remedy says it all."""
+    words: str = ""
+    """The lines that tell the reason: others may have come after them."""
 
 
 _MORE_ROOM: Final = "spread the model over more accelerators (spec.parallelism.tensor) or quantize it"
@@ -88,8 +90,13 @@ def judge_ending(message: str) -> Ending | None:
     for pattern, ending in _ENDINGS:
         found = pattern.search(words)
         if found is not None:
-            return Ending(ending.reason, ending.advice.format(*found.groups()))
+            return Ending(ending.reason, ending.advice.format(*found.groups()), _find_lines(words, found))
     return None
+
+
+def _find_lines(words: str, found: re.Match[str]) -> str:
+    end = words.find("\n", found.end())
+    return words[words.rfind("\n", 0, found.start()) + 1 : end if end >= 0 else len(words)]
 
 
 def _advise_flag(flag: str | None) -> str:

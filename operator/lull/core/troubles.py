@@ -418,7 +418,8 @@ def _judge_engine_end(container: Manifest, ended: Manifest, *, is_waiting: bool)
         return Trouble(Reason.ENGINE_OUT_OF_MEMORY, detail, "Raise spec.resources.memory.")
     ending = judge_ending(message)
     if ending is not None:
-        return Trouble(ending.reason, last_words, ending.advice)
+        telling = _join_last_words(ending.words)
+        return Trouble(ending.reason, last_words if telling in last_words else telling, ending.advice)
     if not container.get("started") and _ran(ended) >= STARTUP_SECONDS - _STARTUP_SLACK:
         return Trouble(Reason.COLD_START_TIMED_OUT, f"not healthy within {STARTUP_SECONDS // 60} minutes of its start")
     # vLLM leaves with code 0 when its engine core dies, so the code proves nothing and any end counts.

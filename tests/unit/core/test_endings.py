@@ -102,3 +102,12 @@ def test_takes_no_word_out_of_a_help_text_that_ends_otherwise() -> None:
 
 def test_unknown_words_are_nobodys() -> None:
     assert judge_ending("Segmentation fault") is None
+
+
+def test_says_which_words_told_it() -> None:
+    telling = "ValueError: No available memory for the cache blocks."
+
+    ending = judge_ending(f"Traceback:\n{telling}\nERROR: Worker proc died unexpectedly, shutting down.\n")
+
+    assert ending is not None
+    assert ending.words == telling
