@@ -19,10 +19,10 @@ from tests.contract.conftest import Behind, Engine, port_of
 from tests.unit.gateway import conftest as gateways
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.contract.conftest import Pair
+    from tests.contract.conftest import Pair, Starter
 
 running_gateway = gateways.running
 # The image may have to be built first, and two cores may be busy.
@@ -58,6 +58,13 @@ class Door:
     @property
     def anthropic(self) -> AsyncAnthropic:
         return AsyncAnthropic(base_url=self.url, api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def pair(start: Starter) -> Iterator[Pair]:
+    """Engines that others do not use: after a request with tools vLLM cuts its streams of chats in another way."""
+    with start([]) as both:
+        yield both
 
 
 @pytest.fixture
