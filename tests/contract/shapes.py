@@ -57,6 +57,9 @@ def shape(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         if name == "top_logprobs" and "token" not in value:
             return {"token": shape(next(iter(value.values())))}
+        if value.get("finish_reason") and isinstance(value.get("delta"), dict):
+            # The last token may be half a character, and have no text: that is the model's matter.
+            value = {**value, "delta": {key: each for key, each in value["delta"].items() if key != "content"}}
         return {key: shape(each, key) for key, each in sorted(value.items())}
     return None if value is None else _SCALARS[type(value)]
 
