@@ -75,6 +75,8 @@ POD_DISRUPTION_BUDGETS: Final = Resource("policy/v1", "PodDisruptionBudget", "po
 ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")
 LEADER_WORKER_SETS: Final = Resource("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets")
 POD_MONITORS: Final = Resource("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
+
+_GOODBYE_SECONDS: Final = 0.1
 RESOURCES: Final = {
     resource.kind: resource
     for resource in (
@@ -366,6 +368,8 @@ async def connect(kubeconfig: str | None = None, *, context: str | None = None) 
     connector = aiohttp.TCPConnector(ssl=tls.ssl_context, limit=100, limit_per_host=100)
     async with aiohttp.ClientSession(connector=connector, read_bufsize=2**21) as session:
         yield Kube(session, configuration)
+    # TLS says goodbye in turns of the event loop that come after; a loop that ends before leaves sockets open.
+    await asyncio.sleep(_GOODBYE_SECONDS)
 
 
 def find_namespace(context: str | None = None) -> str:
