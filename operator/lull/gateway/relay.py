@@ -358,10 +358,8 @@ class Relay:
         return self._exchange.begun_at is not None and _find_failure(error) is not None
 
     def _write(self, chunk: bytes, *, torn: bool = False) -> None:
-        exchange = self._exchange
-        if exchange.recording is not None:
-            _record(exchange, chunk)
-        exchange.reply.write(chunk, torn=torn)
+        _record(self._exchange, chunk)
+        self._exchange.reply.write(chunk, torn=torn)
 
     def _finish(self) -> None:
         self._over()

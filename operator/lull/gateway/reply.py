@@ -64,17 +64,12 @@ class Reply:
         self.has_body = has_body
         """Answers to HEAD have none."""
 
-    @property
-    def is_full(self) -> bool:
-        """The client reads more slowly than its engine writes."""
-        return self._client.is_full
-
     def beat(self) -> None:
         """Keep the line open; the client has asked for a stream and gets a comment."""
         if not self._is_open:
             self._is_event_stream = True
             self._open(200, STREAM)
-        self._write(_BEAT)
+        self.write(_BEAT)
 
     def send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer as a whole."""
@@ -82,7 +77,7 @@ class Reply:
         self.begun_at = clock.monotonic()
         if self._is_open:
             # The stream was opened while waiting, so this is its one event. Lines are joined: JSON stays JSON.
-            self._write(b"data: " + b" ".join(body.splitlines()) + b"\n\n")
+            self.write(b"data: " + b" ".join(body.splitlines()) + b"\n\n")
             self.end()
             return
         self.ended = True
@@ -135,9 +130,6 @@ class Reply:
         """Cut the connection."""
         self.ended = True
         self._client.abort()
-
-    def _write(self, chunk: bytes) -> None:
-        self.write(chunk)
 
     def _open(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._is_open = True
