@@ -43,11 +43,17 @@ class ReplicaModel(Protocol):
     @property
     def max_num_batched_tokens(self) -> int: ...
 
-    def prefill_seconds(self, prompt_tokens: int, cached_tokens: int) -> float:
-        """One step that reads a prompt, or the part of it that comes after what is cached."""
+    @property
+    def request_seconds(self) -> float:
+        """Between client and scheduler and back, once a request."""
 
-    def step_seconds(self, batch: int, context_tokens: float) -> float:
+    def step_seconds(self, batch: float, context_tokens: float) -> float:
         """One step that writes a token for each of `batch` sequences, whose contexts add up to `context_tokens`."""
+
+    def mixed_step_seconds(
+        self, *, prompt_tokens: float, before: float, batch: float, context_tokens: float
+    ) -> float:
+        """One that also reads `prompt_tokens` of a prompt, `before` tokens into it."""
 
 
 @unique
@@ -116,11 +122,6 @@ class Engine:
     _linear: float = 0.0
     _square: float = 0.0
     """A run of k steps takes linear · k + square · k² seconds."""
-    _base: float = field(init=False)
-    """What a step costs that hardly does anything."""
-
-    def __post_init__(self) -> None:
-        self._base = self.model.prefill_seconds(1, 0)
 
     @property
     def running(self) -> int:
@@ -216,10 +217,13 @@ class Engine:
         model, batch = self.model, len(self._decoding)
         self._began, self._square = now, 0.0
         if chunks:
-            seconds = model.step_seconds(batch, self._context) if batch else self._base
-            for job, chunk in chunks:
-                seconds += max(0.0, model.prefill_seconds(job.read + chunk, job.read) - self._base)
-            self._steps, self._linear = 1, seconds
+            tokens = sum([chunk for _, chunk in chunks])
+            # Each token attends to those before it in its own prompt: as in one prompt that is so far along.
+            seen = sum([chunk * (job.read + chunk / 2) for job, chunk in chunks]) / tokens
+            self._steps = 1
+            self._linear = model.mixed_step_seconds(
+                prompt_tokens=tokens, before=seen - tokens / 2, batch=batch, context_tokens=self._context
+            )
         elif batch:
             self._plan_run(batch)
         else:

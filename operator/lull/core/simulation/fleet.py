@@ -291,10 +291,11 @@ class _Fleet:
     def _step(self, replica: _Replica) -> None:
         """An engine has come to the end of what it had planned."""
         now, engine, tally = self._now, replica.engine, self._tally
+        beside = self._model.request_seconds
         answered, finished = engine.advance()
         for job in answered:
             replica.outstanding -= job.request.input_tokens
-            self._ttft.add(now, now - job.request.at)
+            self._ttft.add(now, now - job.request.at + beside)
         for job in finished:
             request, first_at = job.request, job.first_at or 0.0
             replica.outstanding -= EXPECTED_OUTPUT
@@ -302,7 +303,7 @@ class _Fleet:
             if request.output_tokens > 1:
                 tpot = (now - first_at) / (request.output_tokens - 1)
                 self._tpot.add(now, tpot)
-            tally.record(first_at - request.at, tpot)
+            tally.record(first_at - request.at + beside, tpot)
             self._expected += (request.output_tokens - self._expected) / min(tally.finished + 10, 1000)
         self._in_flight -= len(finished)
         if engine.until < inf:
