@@ -65,7 +65,9 @@ def _plot(axis: Any, times: Sequence[float], series: Sequence[Series], name: str
     for one in series:
         if one.mark is Mark.AREA:
             handles.append(
-                axis.fill_between(times, one.values, step="post", color=one.color, alpha=0.8, linewidth=0, label=one.label)
+                axis.fill_between(
+                    times, one.values, step="post", color=one.color, alpha=0.8, linewidth=0, label=one.label
+                )
             )
         else:
             handles += axis.step(times, one.values, where="post", color=one.color, linewidth=1.3, label=one.label)

@@ -51,9 +51,7 @@ class LullScaler:
     def scale(self, view: View) -> int:
         """Replicas to have from now on."""
         replicas = ReplicaCounts(view.asked, view.ready, view.loading, view.ready_at)
-        decision = decide(
-            self._policy, self._hear(view), replicas, history=self._history, now=view.now, wall=view.wall
-        )
+        decision = decide(self._policy, self._hear(view), replicas, history=self._history, now=view.now, wall=view.wall)
         self._history = decision.history
         if decision.replicas != view.asked:
             change = Change(view.now, view.asked, decision.replicas, decision.reason, decision.message)

@@ -83,9 +83,7 @@ def _render_legend(panel: Panel, y: int) -> Iterator[str]:
         x += 34 + _LETTER * len(series.label)
 
 
-def _render_series(
-    series: Series, times: Sequence[float], top: int, height: int, ends: tuple[float, float]
-) -> str:
+def _render_series(series: Series, times: Sequence[float], top: int, height: int, ends: tuple[float, float]) -> str:
     seconds, most = ends
     points = [f"M{_LEFT} {top + height:.1f}"] if series.mark is Mark.AREA else []
     last = None
