@@ -148,13 +148,16 @@ class ScaleUpRules(_Pace):
 
 class ScaleDownRules(_Pace):
     stabilization_window_seconds: Annotated[
-        int,
+        int | None,
         Field(
             ge=0,
             le=3600,
-            description="For how long fewer replicas must be recommended before they go, in seconds. Immediate.",
+            description=(
+                "For how long fewer replicas must be recommended before they go, in seconds. Default: as long as the "
+                "last measured cold start, at least 60 and at most 600; 300 before the first. Immediate."
+            ),
         ),
-    ] = 300
+    ] = None
 
 
 class BehaviorSpec(ApiModel):

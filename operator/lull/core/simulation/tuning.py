@@ -83,11 +83,11 @@ def tune(
 
 def read_choice(spec: LLMDeploymentSpec) -> Choice:
     """What a spec says of the fields, defaults included."""
-    scaling = spec.scaling
+    scaling, policy = spec.scaling, build_policy(spec)
     return Choice(
-        build_policy(spec).target_in_flight,
+        policy.target_in_flight,
         scaling.min_replicas,
-        scaling.behavior.scale_down.stabilization_window_seconds,
+        round(policy.scale_down.window),
     )
 
 
