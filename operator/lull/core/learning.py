@@ -122,6 +122,11 @@ class Knowledge:
         return self.evidence >= _ENOUGH and self.capacity > 0
 
     @property
+    def is_rough(self) -> bool:
+        """Whether more than usual waited within the last minute."""
+        return self.at - self.rough_at <= _MINUTE
+
+    @property
     def expected(self) -> float:
         """Arrivals: those of the last minute, and what the last seconds had more than chance explains."""
         return self.slow + max(0.0, self.fast - self.slow - sqrt(self.slow / (2 * _FAST)))
@@ -187,7 +192,7 @@ def _count(known: Knowledge, arrived: int, finished: int, seconds: float) -> Kno
 def _watch(known: Knowledge, service: Service, scene: Scene, objective: Objective, seconds: float) -> Knowledge:
     """How busy replicas are."""
     if not scene.ready:
-        return replace(known, rough_at=scene.now, is_awake=False)
+        return replace(known, rough_at=scene.now if scene.held else known.rough_at, is_awake=False)
     per_token, first_token = service.per_token, service.first_token
     queued = service.queued or 0
     is_rough = scene.held > 0 or queued > max(2, scene.ready, known.slow * objective.first_token * 0.3)
@@ -230,9 +235,8 @@ def _measure(known: Knowledge, scene: Scene, seconds: float) -> Knowledge:
     """What a replica carries, where that shows."""
     if not scene.ready or known.served <= 0:
         return known
-    is_calm = scene.now - known.rough_at > _MINUTE
     is_even = 0.7 * known.slow < known.fast < 1.4 * known.slow and known.served * scene.ready > 0.7 * known.slow
-    if is_calm and is_even and known.busyness > _TELLING:
+    if not known.is_rough and is_even and known.busyness > _TELLING:
         capacity, weight = known.served / known.busyness, min(1.0, known.busyness)
     elif known.reading > _SATURATED and scene.now - known.changed_at > _MINUTE:
         capacity, weight = known.served * _SUSTAINED, 1.0

@@ -284,6 +284,7 @@ def _learn(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: His
 def _wish(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> _Wish:
     """Replicas that demand needs, bounds and time aside."""
     knowledge = history.knowledge
+    carried = max(_for_queue(policy, demand), _for_in_flight(policy, demand))
     if knowledge is not None and knowledge.at == now:
         scene = Scene(now, replicas.ready, demand.held)
         need = find_need(knowledge, scene, cold_start=policy.cold_start)
@@ -293,7 +294,9 @@ def _wish(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: Hist
                 # Whatever was learnt, replicas are too busy at present.
                 up = max(up, replicas.ready + 1)
             return _Wish(up, min(up, _round_up(need.lasting)), need)
-    carried = max(_for_queue(policy, demand), _for_in_flight(policy, demand))
+        if knowledge.is_rough:
+            # They have too much to do, however little the target makes of it.
+            carried = max(carried, replicas.ready + replicas.loading)
     return _Wish(carried, carried, None)
 
 
