@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lull.core.simulation.fleet import ColdStart, Options, Request, Slo, Spot, View, simulate
-from tests.unit.simulation.models import By, Fixed, Linear
+from lull.core.simulation.replica import ReplicaModel
+from tests.unit.simulation.models import By, Fixed, linear
 
 TRACES = st.lists(
     st.builds(
@@ -17,7 +18,7 @@ TRACES = st.lists(
     max_size=60,
 ).map(sorted)
 MODELS = st.builds(
-    Linear,
+    linear,
     kv_tokens=st.sampled_from([3000, 8000, 100_000]),
     max_num_seqs=st.integers(1, 16),
     max_num_batched_tokens=st.sampled_from([128, 2048]),
@@ -43,7 +44,7 @@ def erratic(plan: list[int], tick: float = 7.0) -> By:
 
 @given(TRACES, PLANS, MODELS, OPTIONS, st.integers(0, 9))
 def test_every_request_ends_in_exactly_one_way(
-    trace: list[Request], plan: list[int], model: Linear, options: Options, seed: int
+    trace: list[Request], plan: list[int], model: ReplicaModel, options: Options, seed: int
 ) -> None:
     outcome = simulate(trace, erratic(plan), model, options, seed)
 
@@ -57,7 +58,7 @@ def test_every_request_ends_in_exactly_one_way(
 
 @given(TRACES, PLANS, MODELS, OPTIONS)
 def test_what_a_scaler_sees_is_possible(
-    trace: list[Request], plan: list[int], model: Linear, options: Options
+    trace: list[Request], plan: list[int], model: ReplicaModel, options: Options
 ) -> None:
     def look(view: View) -> int:
         assert view.asked == view.ready + view.loading <= options.max_replicas
@@ -77,14 +78,14 @@ def test_what_a_scaler_sees_is_possible(
 
 @given(TRACES, PLANS, MODELS, OPTIONS, st.integers(0, 9))
 def test_a_seed_gives_the_same_again(
-    trace: list[Request], plan: list[int], model: Linear, options: Options, seed: int
+    trace: list[Request], plan: list[int], model: ReplicaModel, options: Options, seed: int
 ) -> None:
     assert simulate(trace, erratic(plan), model, options, seed) == simulate(trace, erratic(plan), model, options, seed)
 
 
 @given(TRACES, PLANS, MODELS, OPTIONS)
 def test_replicas_cost_between_none_and_the_most_there_were(
-    trace: list[Request], plan: list[int], model: Linear, options: Options
+    trace: list[Request], plan: list[int], model: ReplicaModel, options: Options
 ) -> None:
     outcome = simulate(trace, erratic(plan), model, options, 1)
 
@@ -92,11 +93,7 @@ def test_replicas_cost_between_none_and_the_most_there_were(
     assert outcome.wakes <= outcome.starts
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(0.01, 2), st.integers(50, 3000), st.integers(2, 400)), min_size=20, max_size=150
-    )
-)
+@given(st.lists(st.tuples(st.floats(0.01, 2), st.integers(50, 3000), st.integers(2, 400)), min_size=20, max_size=150))
 def test_more_replicas_meet_the_slo_more_often(gaps: list[tuple[float, int, int]]) -> None:
     at, trace = 0.0, []
     for gap, input_tokens, output_tokens in gaps:
@@ -105,7 +102,7 @@ def test_more_replicas_meet_the_slo_more_often(gaps: list[tuple[float, int, int]
 
     def attain(replicas: int) -> float:
         options = Options(initial_replicas=replicas, slo=Slo(0.5, 0.03))
-        return simulate(trace, Fixed(replicas), Linear(max_num_seqs=8), options, 0).attainment
+        return simulate(trace, Fixed(replicas), linear(max_num_seqs=8), options, 0).attainment
 
     few, some, many = attain(1), attain(2), attain(8)
 

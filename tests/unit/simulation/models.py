@@ -6,29 +6,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lull.core.simulation.fleet import View
+from lull.core.simulation.replica import ReplicaModel
 
 
-@dataclass(frozen=True)
-class Linear:
-    """Every step takes `step`, and each token of context and of a prompt its time on top."""
-
-    kv_tokens: int = 400_000
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 2048
-    request_seconds: float = 0.0
-    step: float = 0.01
-    context: float = 1e-7
-    prompt: float = 1 / 16_000
-    attention: float = 1e-9
-
-    def step_seconds(self, batch: float, context_tokens: float) -> float:
-        return self.step + self.context * context_tokens
-
-    def mixed_step_seconds(
-        self, *, prompt_tokens: float, before: float, batch: float, context_tokens: float
-    ) -> float:
-        read = prompt_tokens * (self.prompt + self.attention * (before + prompt_tokens / 2))
-        return self.step + self.context * context_tokens + read
+def linear(
+    *,
+    kv_tokens: int = 400_000,
+    max_num_seqs: int = 256,
+    max_num_batched_tokens: int = 2048,
+    step: float = 0.01,
+    context: float = 1e-7,
+    token: float = 1 / 16_000,
+    attention: float = 1e-9,
+    request: float = 0.0,
+) -> ReplicaModel:
+    """Every step takes `step`, and each token that it reads or writes, and each token of context, its time on top."""
+    return ReplicaModel(
+        weights_seconds=0.0,
+        token_seconds=token,
+        kv_seconds=context,
+        attention_seconds=attention,
+        overhead_seconds=step,
+        request_seconds=request,
+        kv_tokens=kv_tokens,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
 
 
 @dataclass

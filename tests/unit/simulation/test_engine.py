@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lull.core.simulation.engine import Engine, Job, Request
-from tests.unit.simulation.models import Linear
+from lull.core.simulation.replica import ReplicaModel
+from tests.unit.simulation.models import linear
 
 
 @dataclass
 class Slow:
     """vLLM's scheduler as it is written down: step by step, in lists."""
 
-    model: Linear
+    model: ReplicaModel
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
     """In the order of admission: those that read come last."""
@@ -72,13 +73,15 @@ class Slow:
             self.running.append(job)
             chunks.append((job, min(budget, job.prompt - job.read)))
             budget -= chunks[-1][1]
-        seconds = self.model.step + self.model.context * sum(map(self._context, decoding))
-        for job, chunk in chunks:
-            seconds += chunk * (self.model.prompt + self.model.attention * (job.read + chunk / 2))
+        context = sum(map(self._context, decoding))
+        tokens = sum(chunk for _, chunk in chunks)
+        seconds = self.model.mixed_step_seconds(prompt_tokens=tokens, batch=len(decoding), context_tokens=context)
+        seconds -= self.model.attention_seconds * tokens**2 / 2
+        seconds += sum(self.model.attention_seconds * chunk * (job.read + chunk / 2) for job, chunk in chunks)
         return seconds, chunks, decoding
 
 
-def serve(model: Linear, requests: list[Request]) -> dict[int, tuple[float, float]]:
+def serve(model: ReplicaModel, requests: list[Request]) -> dict[int, tuple[float, float]]:
     engine, times = Engine(model), {}
     coming = [Job(request, number, request.input_tokens, 0) for number, request in enumerate(requests)]
     while coming or engine.until < inf:
@@ -113,7 +116,7 @@ REQUESTS = st.lists(
     st.sampled_from([64, 300, 2048]),
 )
 def test_runs_of_steps_are_as_exact_as_steps(requests: list[Request], seats: int, room: int, budget: int) -> None:
-    model = Linear(kv_tokens=room, max_num_seqs=seats, max_num_batched_tokens=budget)
+    model = linear(kv_tokens=room, max_num_seqs=seats, max_num_batched_tokens=budget)
 
     found, right = serve(model, requests), Slow(model).serve(requests)
 
@@ -123,15 +126,15 @@ def test_runs_of_steps_are_as_exact_as_steps(requests: list[Request], seats: int
 
 
 def test_reads_a_prompt_in_as_many_steps_as_the_budget_takes() -> None:
-    model = Linear(step=1.0, context=0.0, prompt=0.001, attention=0.0, max_num_batched_tokens=1000)
+    model = linear(step=1.0, context=0.0, token=0.001, attention=0.0, max_num_batched_tokens=1000)
 
     times = serve(model, [Request(0.0, 2500, 3)])
 
-    assert times[0] == pytest.approx((3 * 1.0 + 2.5, 5 * 1.0 + 2.5))
+    assert times[0] == pytest.approx((3 * 1.0 + 2.5, 5 * 1.0 + 2.502))
 
 
 def test_reads_short_prompts_together_in_one_step() -> None:
-    model = Linear(step=1.0, context=0.0, prompt=0.001, attention=0.0, max_num_batched_tokens=1000)
+    model = linear(step=1.0, context=0.0, token=0.001, attention=0.0, max_num_batched_tokens=1000)
 
     times = serve(model, [Request(0.0, 10, 1), Request(0.1, 300, 1), Request(0.2, 300, 1)])
 
@@ -139,7 +142,7 @@ def test_reads_short_prompts_together_in_one_step() -> None:
 
 
 def test_a_prompt_takes_time_from_those_who_write() -> None:
-    model = Linear(step=1.0, context=0.0, prompt=0.001, attention=0.0, max_num_batched_tokens=1000)
+    model = linear(step=1.0, context=0.0, token=0.001, attention=0.0, max_num_batched_tokens=1000)
 
     alone = serve(model, [Request(0.0, 10, 11)])
     beside = serve(model, [Request(0.0, 10, 11), Request(4.5, 500, 1)])
@@ -148,7 +151,7 @@ def test_a_prompt_takes_time_from_those_who_write() -> None:
 
 
 def test_who_came_last_gives_way_when_the_cache_is_full_and_is_answered_all_the_same() -> None:
-    model = Linear(kv_tokens=250)
+    model = linear(kv_tokens=250)
 
     times = serve(model, [Request(0.0, 100, 100), Request(0.001, 100, 100)])
 

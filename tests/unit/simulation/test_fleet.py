@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from lull.core.simulation.fleet import ColdStart, Options, Outcome, Request, Slo, Spot, View, simulate
-from tests.unit.simulation.models import By, Fixed, Linear
+from tests.unit.simulation.models import By, Fixed, linear
 
-MODEL = Linear()
-SMALL = Linear(max_num_seqs=2)
+MODEL = linear()
+SMALL = linear(max_num_seqs=2)
 """Gets four at a time, two of which it has seats for."""
 
 
@@ -19,14 +19,14 @@ def on_demand(view: View) -> int:
 
 
 def test_latencies_of_a_lone_request_are_those_of_the_model() -> None:
-    model = Linear(step=0.01, context=0.0, prompt=0.001, attention=0.0, request_seconds=0.02)
+    model = linear(step=0.01, context=0.0, token=0.001, attention=0.0, request=0.02)
 
     outcome = simulate([Request(5.0, 500, 11)], Fixed(1), model, Options(initial_replicas=1), 0)
 
     assert outcome.ttft is not None and outcome.tpot is not None
     assert outcome.ttft.most == pytest.approx(0.02 + 0.01 + 0.5)
-    assert outcome.tpot.most == pytest.approx(0.01)
-    assert outcome.seconds == pytest.approx(5.0 + 0.51 + 0.1)
+    assert outcome.tpot.most == pytest.approx(0.011)
+    assert outcome.seconds == pytest.approx(5.0 + 0.51 + 0.11)
     assert outcome.replica_hours == pytest.approx(outcome.seconds / 3600)
 
 
@@ -78,7 +78,7 @@ def test_fewer_replicas_are_those_that_load_and_then_the_youngest_when_they_have
 def test_what_a_replica_cannot_finish_in_time_is_cut_and_what_it_has_not_begun_goes_to_another() -> None:
     scaler = By(lambda view: 2 if view.now < 5 else 1)
     requests = [Request(1.0, 100, 50_000), Request(1.0, 100, 50_000), *[Request(1.0, 100, 100)] * 4]
-    model = Linear(max_num_seqs=1, context=0.0)
+    model = linear(max_num_seqs=1, context=0.0)
 
     outcome = simulate(requests[:3], scaler, model, Options(initial_replicas=2, drain_seconds=20.0), 0)
 
@@ -161,11 +161,7 @@ def test_cold_starts_spread_as_told() -> None:
 
     assert sees(Options(cold_start=40.0, until=300.0)) == 40.0
     assert sees(Options(cold_start=ColdStart(40.0, 40.0), until=300.0)) == 40.0
-    measured = [
-        sample
-        for seed in range(200)
-        if (sample := _start(ColdStart(50.0, 200.0), seed))
-    ]
+    measured = [sample for seed in range(200) if (sample := _start(ColdStart(50.0, 200.0), seed))]
     assert sum(seconds < 50 for seconds in measured) == pytest.approx(20, abs=12)
     assert sum(seconds < 100 for seconds in measured) == pytest.approx(100, abs=30)
     assert sum(seconds > 200 for seconds in measured) == pytest.approx(20, abs=12)

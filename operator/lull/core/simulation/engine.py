@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto, unique
 from heapq import heappop, heappush
 from math import ceil, inf, sqrt
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lull.core.simulation.replica import ReplicaModel
 
 
 class Request(NamedTuple):
@@ -28,32 +30,6 @@ class Request(NamedTuple):
     output_tokens: int
     cached_tokens: int = 0
     """Of the input, those that the engine finds in its cache."""
-
-
-class ReplicaModel(Protocol):
-    """How fast one replica is, and how much it holds."""
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens that the KV cache holds."""
-
-    @property
-    def max_num_seqs(self) -> int: ...
-
-    @property
-    def max_num_batched_tokens(self) -> int: ...
-
-    @property
-    def request_seconds(self) -> float:
-        """Between client and scheduler and back, once a request."""
-
-    def step_seconds(self, batch: float, context_tokens: float) -> float:
-        """One step that writes a token for each of `batch` sequences, whose contexts add up to `context_tokens`."""
-
-    def mixed_step_seconds(
-        self, *, prompt_tokens: float, before: float, batch: float, context_tokens: float
-    ) -> float:
-        """One that also reads `prompt_tokens` of a prompt, `before` tokens into it."""
 
 
 @unique

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 from lull.core.affinity import EXPECTED_OUTPUT
 from lull.core.routing import SLOTS_PER_SEQUENCE
 from lull.core.simulation.chance import Chance
-from lull.core.simulation.engine import Engine, Job, ReplicaModel, Request
+from lull.core.simulation.engine import Engine, Job, Request
 from lull.core.simulation.outcome import Outcome, Sample, Slo, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ColdStart", "Options", "Outcome", "ReplicaModel", "Request", "Scaler", "Slo", "Spot", "View", "simulate"]
+    from lull.core.simulation.replica import ReplicaModel
+
+__all__ = ["ColdStart", "Options", "Outcome", "Request", "Scaler", "Slo", "Spot", "View", "simulate"]
 
 MONDAY: Final = 1_767_571_200.0
 """2026-01-05 00:00 UTC."""
