@@ -61,14 +61,20 @@ def measure_work(load: Load, requests: Sequence[Request], window: float) -> list
     return busy
 
 
-def build_plan(busy: Sequence[float], *, window: float, fill: float, cold_start: float, most: int) -> Planned:
-    """The cheapest schedule that has, in each window, as many replicas ready as its work fills so far.
+def count_needed(busy: Sequence[float], *, fill: float, most: int, is_late: bool) -> list[int]:
+    """Replicas for each window, if each may be filled so far.
+
+    What arrives late in a window may be served in the next: then that one has as many.
+    """
+    needed = [min(ceil(work / fill - 1e-9), most) for work in busy]
+    return [max(pair) for pair in zip(needed, [0, *needed[:-1]], strict=True)] if is_late else needed
+
+
+def build_plan(needed: Sequence[int], *, window: float, cold_start: float) -> Planned:
+    """The cheapest schedule that has so many replicas ready in each window.
 
     A replica for a window is asked for a cold start before; one that would be away for less than a cold start stays.
     """
-    needed = [min(ceil(work / fill - 1e-9), most) for work in busy]
-    # What arrives late in a window is served in the next.
-    needed = [max(pair) for pair in zip(needed, [0, *needed[:-1]], strict=True)]
     changes: dict[float, int] = {}
     for level in range(1, max(needed) + 1):
         for begin, end in _join([place for place, count in enumerate(needed) if count >= level], window, cold_start):

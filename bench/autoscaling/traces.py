@@ -110,7 +110,7 @@ LLMD_SECONDS: Final = 2430.0
 def list_loads(*, is_quick: bool) -> list[Load]:
     """All of them; when it has to be quick, with less of each."""
     slo = Slo(ttft=5.0, tpot=0.2)
-    days, pace = (1, 24.0) if is_quick else (2, 8.0)
+    days, pace = (1, 6.0) if is_quick else (2, 4.0)
     loads = [
         Load("Azure conversation", "llama-3.1-8b-l4", 1, slo, 20, _cut(read_azure, 1800 if is_quick else 3600)),
         Load(
