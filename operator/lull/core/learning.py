@@ -34,7 +34,7 @@ _CLEARING: Final = 2.0
 """Cold starts in which what has piled up is to be worked off."""
 _SPREAD: Final = 600.0
 _SIGNIFICANT: Final = 1.5
-"""Standard deviations from which a difference is no chance."""
+"""Standard deviations up to which a difference is chance; from twice as many on nothing of it is."""
 _BUSY: Final = 45.0
 _HOUR: Final = 3600.0
 _FADING: Final = 2 * 86400.0
@@ -141,9 +141,11 @@ class Knowledge:
 
     @property
     def expected(self) -> float:
-        """Arrivals: as in the last minute, or as in the last seconds where chance does not explain how many these are."""
+        """Arrivals: those of the last minute, moved to those of the last seconds as far as chance does not explain it."""
         chance = sqrt(max(self.slow / (2 * _FAST), self.spread))
-        return self.slow + max(0.0, self.fast - self.slow - _SIGNIFICANT * chance)
+        more = self.fast - self.slow
+        surprise = abs(more) / chance / _SIGNIFICANT - 1 if chance else 0.0
+        return self.slow + more * min(1.0, max(0.0, surprise))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def find_need(known: Knowledge, scene: Scene, *, cold_start: float | None) -> Ne
     horizon = _CLEARING * max(cold_start or COLD_START, _MINUTE)
     usual = known.expected * _MINUTE / 40
     backlog = max(0.0, scene.held + queued - usual) / (known.capacity * horizon)
-    now, lasting = (_add_margin(known, rate) for rate in (known.expected, known.slow))
+    now, lasting = (_add_margin(known, rate) for rate in (known.expected, min(known.expected, known.slow)))
     return Need(now / known.capacity + backlog, lasting / known.capacity + backlog, backlog)
 
 
