@@ -22,6 +22,7 @@ WELL = {
     Reason.SPOT_RUNNING,
     Reason.SCALING,
     Reason.MANUAL,
+    Reason.SHADOW,
 }
 ASLEEP = Observed(workloads=({"kind": "Deployment", "metadata": {"name": "w"}, "spec": {"replicas": 0}},))
 
