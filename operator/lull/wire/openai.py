@@ -64,6 +64,8 @@ class Call(NamedTuple):
     """The most tokens that it wants back, where it says so."""
     path: str
     has_stream_options: bool = False
+    wants_each_usage: bool = False
+    """The client asked for the usage so far in every chunk, too."""
 
     @property
     def hides_usage(self) -> bool:
@@ -164,6 +166,7 @@ def parse_call(path: str, body: bytes) -> Call:
         _find_limit(path, content),
         path,
         has_options,
+        has_options and _wants_each_usage(content["stream_options"]),
     )
 
 
@@ -344,6 +347,10 @@ def _wants_usage(options: Any) -> bool:  # noqa: ANN401  any JSON value
     if wanted is not None and not isinstance(wanted, bool):
         raise _invalid("stream_options.include_usage must be true or false.", param="stream_options")
     return wanted is True
+
+
+def _wants_each_usage(options: Any) -> bool:  # noqa: ANN401  any JSON value
+    return isinstance(options, dict) and bool(options.get("include_usage") and options.get("continuous_usage_stats"))
 
 
 _CHECKS: Final[Mapping[str, Callable[[str, Any, dict[str, Any]], None]]] = {

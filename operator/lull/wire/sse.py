@@ -81,15 +81,22 @@ class EventReader:
     and one that does the same is looked at no further: it can be neither an error, nor the last, nor tell the usage.
     """
 
-    def __init__(self, path: str = PATH_CHAT, *, strip_usage: bool = False, fingerprint: bytes | None = None) -> None:
-        """`fingerprint`: what an earlier reader learned from this engine; see `Sifter`."""
+    def __init__(
+        self,
+        path: str = PATH_CHAT,
+        *,
+        strip_usage: bool = False,
+        leaves_each: bool = False,
+        fingerprint: bytes | None = None,
+    ) -> None:
+        """`leaves_each`, and `fingerprint`, which an earlier reader learned from this engine: see `Sifter`."""
         self.usage: Usage | None = None
         """What the engine says that the request took, as far as it has said so."""
         self.torn = False
         """What was passed on ends inside an event, since that one is too long to wait for."""
         self._last = _LAST.get(path, _DONE)
         self._given = fingerprint
-        self._sifter = Sifter(fingerprint) if strip_usage else None
+        self._sifter = Sifter(fingerprint, leaves_each=leaves_each) if strip_usage else None
         self._rest = bytearray()
         self._plain = _PLAIN.get(path, b"")
         self._plain_end = b"\n\n"
