@@ -47,7 +47,7 @@ MAX_LOGPROBS: Final = 100
 _MARKS: Final = (b",", b'"', b"[", b"{")
 _LISTED_NAMES: Final = 20
 _ASCII_ESCAPE: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-_SHORT_BYTES: Final = 1024
+_SHORT_BYTES: Final = 8192
 """In a longer body it is cheaper to look at its strings once than to search it for each key."""
 
 
@@ -245,7 +245,7 @@ def _check(body: bytes, content: dict[str, Any]) -> None:
     """Refuse what is there twice, and what would cost an engine too much."""
     is_short = len(body) <= _SHORT_BYTES
     # Escapes can spell a key in another way.
-    is_ambiguous = (b"\\" in body and _ASCII_ESCAPE.search(body) is not None) if is_short else _has_twice(body)
+    is_ambiguous = (body.find(b"\\") >= 0 and _ASCII_ESCAPE.search(body) is not None) if is_short else _has_twice(body)
     for key, value in content.items():
         read = _READ.get(key)
         if read is not None:
@@ -264,7 +264,9 @@ def _check(body: bytes, content: dict[str, Any]) -> None:
 def _has_twice(body: bytes) -> bool:
     """Whether a string that may be a key comes twice, or in a spelling of its own."""
     names = [
-        name for name in body.split(b'"') if len(name) <= _LONGEST_SPELLING and (name in _NAMES or b"\\u00" in name)
+        name
+        for name in body.split(b'"')
+        if len(name) <= _LONGEST_SPELLING and (name in _NAMES or name.find(b"\\u00") >= 0)
     ]
     return len(names) > len(set(names)) or any(name not in _NAMES for name in names)
 

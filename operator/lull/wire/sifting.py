@@ -49,7 +49,7 @@ class Sifter:
             self._is_forced = not self._leaves_each
         if self._is_forced or is_end:
             return self._release() + block
-        is_finish = FINISHED in block
+        is_finish = block.find(FINISHED) >= 0
         if self._held or (is_finish and self.fingerprint is None):
             self._held.append(block)
             self._held_bytes += len(block)
