@@ -97,8 +97,8 @@ class Door:
         self.sweep = sweep
         self.clients: set[Client] = set()
         self.date = b""
-        prefix = secrets.token_hex(6)
-        self.request_ids = (f"{prefix}{number:010x}" for number in itertools.count())
+        self._prefix = secrets.token_hex(6)
+        self._number = 0
         self._servers: list[asyncio.Server] = []
         self._quiet = asyncio.Event()
 
@@ -106,10 +106,11 @@ class Door:
         """Take connections."""
         loop = asyncio.get_running_loop()
         self._tick()
-        self._servers = [
-            await loop.create_server(lambda: Client(self), sock=one, backlog=BACKLOG, start_serving=True)
-            for one in sockets
-        ]
+        for one in sockets:
+            server = await loop.create_server(
+                lambda: cast("asyncio.Protocol", Client(self)), sock=one, backlog=BACKLOG, start_serving=True
+            )
+            self._servers.append(server)
 
     def close(self) -> None:
         """Take no new connections, and end those on which nothing is under way."""
@@ -143,6 +144,11 @@ class Door:
                     if now >= client.due:
                         client.expire()
 
+    def make_request_id(self) -> str:
+        """For a request that brings none."""
+        self._number += 1
+        return f"{self._prefix}{self._number:010x}"
+
     def forget(self, client: Client) -> None:
         self.clients.discard(client)
         if not self.clients:
@@ -157,7 +163,7 @@ class Door:
         self.date = clock.http_date()
 
 
-class Client(asyncio.Protocol):
+class Client:
     """One connection of a client."""
 
     __slots__ = (
@@ -426,7 +432,7 @@ class Client(asyncio.Protocol):
         reply = Reply(
             self,
             request.path,
-            request_id=_find_request_id(request.headers) or next(self.door.request_ids),
+            request_id=_find_request_id(request.headers) or self.door.make_request_id(),
             closing=request.closing or gateway.stopping or self._closing,
             has_body=request.method != "HEAD",
         )

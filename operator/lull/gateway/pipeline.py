@@ -224,7 +224,7 @@ def finish(gateway: Gateway, exchange: Exchange) -> None:
     if key not in gateway.directory.catalogue.deployments:
         # The last one out of a model that was deleted meanwhile.
         gateway.lines.forget(key)
-        gateway.metrics.forget(key)
+        gateway.counts.forget(key)
 
 
 class Outcomes:
@@ -257,7 +257,7 @@ class Outcomes:
         if clock.monotonic() < exchange.total_due and (body := continue_stream(exchange)):
             exchange.body = body
             if exchange.deployment is not None:
-                self._gateway.metrics.of(exchange.deployment.key).continued += 1
+                self._gateway.counts.of(exchange.deployment.key).continued += 1
             self.failed(exchange, Failure.BROKEN, detail)
             return
         exchange.error = detail
@@ -343,7 +343,7 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
         gateway.directory.record_adapters(
             key, candidate.endpoint.uid, frozenset(candidate.adapters) - {exchange.adapter}
         )
-        gateway.metrics.of(key).retries[failure.value] += 1
+        gateway.counts.of(key).retries[failure.value] += 1
         return 0.0
     exchange.tried.add(candidate.endpoint.uid)
     avoid_until = routing.record_failure(candidate, now=now)
@@ -370,7 +370,7 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
             )
     if now >= exchange.deadline:
         raise _expired(gateway, exchange)
-    gateway.metrics.of(key).retries[failure.value] += 1
+    gateway.counts.of(key).retries[failure.value] += 1
     if gateway.directory.free(key, now=now, adapter=exchange.adapter) > 0:
         # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)

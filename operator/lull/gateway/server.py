@@ -146,12 +146,12 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
 
     def drop_adapter(key: Key, adapter: str) -> None:
         lines.turn_away(key, partial(pipeline.gone, adapter), adapter=adapter)
-        metrics.forget_adapter(key, adapter)
+        counts.forget_adapter(key, adapter)
 
     def drop(key: Key) -> None:
         lines.turn_away(key, partial(pipeline.gone, key.name))
         lines.forget(key)
-        metrics.forget(key)
+        counts.forget(key)
         answers.purge(key)
 
     def go(exchange: Exchange) -> None:
@@ -176,6 +176,7 @@ async def _assemble(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         lost_lines=lambda: outlet.lost,
         shares_limits=lambda: tally is not None and tally.is_available,
     )
+    counts = metrics.counts
     engines = Engines(connect_seconds=settings.connect_seconds)
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_ENGINES)
     async with AsyncExitStack() as stack:

@@ -380,5 +380,5 @@ _ONCE: Final = frozenset(
 _NAMES: Final = frozenset(key.encode() for key in _ONCE)
 _LONGEST_SPELLING: Final = len("\\u006d") * max(map(len, _NAMES))
 _READ: Final = {
-    key: (b'"%b"' % key.encode() if key in _ONCE else b"", _CHECKS.get(key)) for key in _ONCE | _CHECKS.keys()
+    key: (b'"%b"' % key.encode() if key in _ONCE else b"", _CHECKS.get(key)) for key in _ONCE.union(_CHECKS)
 }
