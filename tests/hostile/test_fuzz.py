@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lull.gateway.exchange import Exchange, Gateway
+    from lull.wire.openai import Refusal
 
 CUTS = st.lists(st.integers(0, 100_000), max_size=12)
 PATHS = st.sampled_from(sorted(INFERENCE_PATHS))
@@ -132,7 +133,13 @@ class Front:
         self.gateway = SimpleNamespace(settings=SETTINGS, pending_bytes=0, stopping=False, exchanges=set())
         self.served: list[tuple[str, str, bytes]] = []
         self.transport = Transport()
-        door = Door(cast("Gateway", self.gateway), serve=self._serve, leave=self._leave, sweep=lambda *_: None)
+        door = Door(
+            cast("Gateway", self.gateway),
+            serve=self._serve,
+            refuse=self._refuse,
+            leave=self._leave,
+            sweep=lambda *_: None,
+        )
         self.client = Client(door)
         self.client.connection_made(cast("asyncio.Transport", self.transport))
 
@@ -147,6 +154,10 @@ class Front:
         # An answer to HEAD announces a body that does not follow; here it follows, so that all answers are read alike.
         exchange.reply.has_body = True
         exchange.reply.send(200, JSON, b"{}")
+
+    def _refuse(self, _: Gateway, exchange: Exchange, refusal: Refusal) -> None:
+        exchange.reply.has_body = True
+        exchange.reply.refuse(refusal)
 
     def _leave(self, gateway: Gateway, exchange: Exchange) -> None:
         raise AssertionError("every request was answered")

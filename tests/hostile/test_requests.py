@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.hostile.engines import DONE, END, EVENT, STREAM_HEAD, WHOLE, RawEngine, chunk, saying
-from tests.hostile.raw import Heard, say
+from tests.hostile.raw import PATIENCE, Heard, say
 from tests.hostile.spellings import chat, post
 
 if TYPE_CHECKING:
@@ -363,10 +363,11 @@ class TestPipelining:
             world.put_pod(engine, pod="pod-1")
             await world.wait_listed()
 
-            heard = await say(
-                world.settings.port, b"".join(post(b'{"model":"llama","seed":%d}' % n) for n in range(12))
-            )
+            *first, last = (b'{"model":"llama","seed":%d}' % number for number in range(12))
+            requests = b"".join(map(post, first)) + post(last, b"Connection: close")
+            heard = await say(world.settings.port, requests, quiet=PATIENCE)
 
+        assert heard.closed
         assert [answer.body for answer in heard.answers] == [b"%d" % n for n in range(12)]
 
     async def test_a_client_gets_no_more_done_at_a_time_than_others(self, running: Any) -> None:

@@ -87,12 +87,17 @@ class Door:
         gateway: Gateway,
         *,
         serve: Callable[[Gateway, Exchange], None],
+        refuse: Callable[[Gateway, Exchange, Refusal], None],
         leave: Callable[[Gateway, Exchange], None],
         sweep: Callable[[Gateway, float], None],
     ) -> None:
-        """`serve` answers a request, `leave` is told that its client is gone, `sweep` that time has passed."""
+        """`serve` answers a request, `refuse` one that will never be all there.
+
+        `leave` is told that its client is gone, `sweep` that time has passed.
+        """
         self.gateway = gateway
         self.serve = serve
+        self.refuse = refuse
         self.leave = leave
         self.sweep = sweep
         self.clients: set[Client] = set()
@@ -436,14 +441,14 @@ class Client:
             closing=request.closing or gateway.stopping or self._closing,
             has_body=request.method != "HEAD",
         )
-        if request.refusal is not None:
-            self._is_lingering = True
-            reply.closing = True
-            reply.refuse(request.refusal)
-            return
-        exchange = self._exchange = Exchange(
+        exchange = Exchange(
             request.method, request.path, request.headers, request.body, reply=reply, arrived_at=clock.monotonic()
         )
+        if request.refusal is not None:
+            self._is_lingering = True
+            self.door.refuse(gateway, exchange, request.refusal)
+            return
+        self._exchange = exchange
         self.door.serve(gateway, exchange)
 
     def _accept(self) -> None:
@@ -475,7 +480,19 @@ class Client:
     def _refuse(self, refusal: Refusal) -> None:
         """Say no to a request that is not all there, after those before it; nothing is read from this client any more."""
         self.door.gateway.pending_bytes -= self._size
-        self._queue.append(Request("", "", [], b"", closing=True, is_old=False, refusal=refusal))
+        path, _, _ = self._target.partition(b"?")
+        method = self._parser.get_method().decode() if self._parser is not None and self._target else ""
+        self._queue.append(
+            Request(
+                method,
+                path.decode("latin-1"),
+                self._headers,
+                b"",
+                closing=True,
+                is_old=self._is_old,
+                refusal=refusal,
+            )
+        )
         self._reset()
         self._is_lingering = True
 

@@ -264,12 +264,7 @@ class Outcomes:
         refuse(
             self._gateway,
             exchange,
-            Refusal(
-                502,
-                "The engine failed while it was answering; what was sent is incomplete.",
-                kind="server_error",
-                code="engine_failed",
-            ),
+            _engine_failed("The engine failed while it was answering; what was sent is incomplete."),
         )
 
     def finished(self, exchange: Exchange) -> None:
@@ -362,12 +357,7 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
         exchange.deadline = now + exchange.hold_seconds
         if exchange.broken >= gateway.settings.max_tries:
             exchange.error = detail[:500]
-            raise Refusal(
-                502,
-                f"{exchange.broken} engines in a row failed with this request.",
-                kind="server_error",
-                code="engine_failed",
-            )
+            raise _engine_failed(f"Every engine that was asked failed with this request: {exchange.broken} in a row.")
     if now >= exchange.deadline:
         raise _expired(gateway, exchange)
     gateway.counts.of(key).retries[failure.value] += 1
@@ -495,6 +485,10 @@ def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
         code="cold_start_timeout",
         retry_after=RETRY_AFTER_COLD,
     )
+
+
+def _engine_failed(message: str) -> Refusal:
+    return Refusal(502, message, kind="server_error", code="engine_failed")
 
 
 def queue_full(what: str = "requests") -> Refusal:

@@ -79,7 +79,7 @@ async def serve(
 ) -> None:
     """Serve until told to stop: then fail readiness, serve on for a while, and let those in flight finish."""
     async with asyncio.TaskGroup() as group, _assemble(settings) as gateway:
-        door = Door(gateway, serve=pipeline.serve, leave=pipeline.leave, sweep=pipeline.sweep)
+        door = Door(gateway, serve=pipeline.serve, refuse=pipeline.refuse, leave=pipeline.leave, sweep=pipeline.sweep)
         services = [
             group.create_task(source.run(gateway)),
             group.create_task(gateway.residency.run()),
