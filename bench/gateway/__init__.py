@@ -2,7 +2,7 @@
 
 Each gateway has one core, the mock engine and the load generator have another. All gateways run all the time, idle but
 for the one whose turn it is, and take turns in every round: first to last, then last to first. What is compared are
-medians over rounds. Lull checks a key, counts limits, routes by prefix and load, reads usage and writes its access log.
+medians over rounds. Lull checks a key, counts limits, routes by prefix and load, reads usage, and logs what fails.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Door:
     def make_request_id(self) -> str:
         """For a request that brings none."""
         self._number += 1
-        return f"{self._prefix}{self._number:010x}"
+        return self._prefix + str(self._number)
 
     def forget(self, client: Client) -> None:
         self.clients.discard(client)
