@@ -10,14 +10,12 @@ import os
 import shutil
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SOURCE: Final = "operator"
 _GROUP: Final = "lull"
@@ -97,12 +95,9 @@ def _compile(source: Path, modules: list[str], folder: Path) -> Path:
         def build_extensions(self) -> None:
             alone = self.compiler.compile
 
-            def compile_at_once(sources: list[str], **options: Any) -> list[str]:
-                def compile_each() -> Iterator[list[str]]:
-                    with ThreadPoolExecutor(os.cpu_count()) as pool:
-                        yield from pool.map(lambda one: alone([one], **options), sources)
-
-                return [made for each in compile_each() for made in each]
+            def compile_at_once(sources: list[str], **options: object) -> list[str]:
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                    return [*chain.from_iterable(pool.map(lambda one: alone([one], **options), sources))]
 
             self.compiler.compile = compile_at_once
             super().build_extensions()

@@ -6,10 +6,15 @@ import asyncio
 import gzip
 import zlib
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import orjson
 import pytest
 
+from lull.gateway import pipeline
+from lull.gateway.door import Client, Door
+from lull.settings import GatewaySettings
+from tests.fakes.collaborators import build_gateway
 from tests.hostile.engines import DONE, END, EVENT, STREAM_HEAD, WHOLE, RawEngine, chunk, saying
 from tests.hostile.raw import PATIENCE, Heard, say
 from tests.hostile.spellings import chat, post
@@ -428,16 +433,20 @@ class TestSlowness:
         assert [brief(one) for one in heard[:4]] == ["408 closed"] * 4
         assert all(one.closed for one in heard)
 
-    async def test_line_ends_without_end_are_no_sign_of_life(
-        self, running: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("lull.gateway.door.KEEP_ALIVE_SECONDS", 0.4)
+    async def test_line_ends_without_end_are_no_sign_of_life(self) -> None:
+        gateway = build_gateway(GatewaySettings())
+        client = Client(Door(gateway, serve=pipeline.serve, leave=pipeline.leave, sweep=pipeline.sweep))
+        transport = Mock(asyncio.Transport)
+        client.connection_made(transport)
+        due = client.due
 
-        async with running() as world:
-            heard = await say(world.settings.port, *[b"\r\n"] * 60, pause=0.05)
+        for _ in range(60):
+            client.data_received(b"\r\n")
+        client.expire()
 
-        assert heard.closed
-        assert set(heard.statuses) <= {408}
+        assert client.due == due
+        transport.abort.assert_called_once_with()
+        transport.write.assert_not_called()
 
 
 class TestLeaving:

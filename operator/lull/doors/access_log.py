@@ -142,7 +142,9 @@ class Outlet:
         rest = memoryview(content)
         try:
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                # Not within the brackets: mypyc would write twice.
+                written = os.write(self._descriptor, rest)
+                rest = rest[written:]
         except BlockingIOError:
             select.select((), (self._descriptor,), ())
             self._write(bytes(rest), lines)

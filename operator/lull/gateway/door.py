@@ -12,6 +12,7 @@ import math
 import re
 import secrets
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import httptools
@@ -126,15 +127,14 @@ class Door:
 
     async def wait_closed(self, seconds: float) -> None:
         """Return once all clients have their answers and are gone; cut those that are left after so many seconds."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wait_quiet()
-        except TimeoutError:
-            for exchange in self.gateway.exchanges:
-                exchange.is_cut = True
-            for client in tuple(self.clients):
-                client.abort()
-            await self._wait_quiet()
+        for exchange in self.gateway.exchanges:
+            exchange.is_cut = True
+        for client in tuple(self.clients):
+            client.abort()
+        await self._wait_quiet()
 
     async def run(self) -> None:
         """Watch the time, for ever."""

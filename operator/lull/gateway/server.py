@@ -29,6 +29,7 @@ from lull.gateway import pipeline
 from lull.gateway.admin import build_admin
 from lull.gateway.directory import Directory
 from lull.gateway.door import BACKLOG, Door
+from lull.gateway.door import __file__ as door_path
 from lull.gateway.engines import Engines
 from lull.gateway.exchange import Gateway
 from lull.gateway.lines import Lines
@@ -94,7 +95,9 @@ async def serve(
         async with listen(admin, listening.admin if listening else settings.admin_port):
             await door.open([listening.clients if listening else bind(settings.port)])
             gateway.serving = True
-            gateway.log.info("serving", port=settings.port, admin_port=settings.admin_port)
+            gateway.log.info(
+                "serving", port=settings.port, admin_port=settings.admin_port, compiled=not door_path.endswith(".py")
+            )
             await stop.wait()
             gateway.stopping = True
             gateway.log.info("stopping", lame_duck_seconds=settings.lame_duck_seconds)

@@ -292,7 +292,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_count(key: str, value: Any, _: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
     """Counts are whole numbers; an engine would read one out of a string as well."""
-    if not isinstance(value, int) or value is True or value is False:
+    if isinstance(value, bool) or not isinstance(value, int):
         raise _invalid(f"{key} must be a whole number.", param=key)
     if value < 0:
         raise _invalid(f"{key} must not be negative.", param=key, code="integer_below_min_value")
