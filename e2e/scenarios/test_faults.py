@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STEADY = {"minReplicas": 2, "maxReplicas": 2}
 RATE = 200
 """Requests a second, from so many clients at most, to engines that are quick enough for them."""
-CLIENTS = 48
+CLIENTS = 64
 QUICK: dict[str, Any] = {"sim": {"decode_tps": 200}, "engine": {"maxNumSeqs": 32}}
 
 
