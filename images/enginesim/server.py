@@ -497,7 +497,8 @@ class Server:
         sequences = [
             self._submit(Sequence(index, each, arrivals)) for index, each in enumerate(requests if not is_full else ())
         ]
-        choices = [Choice(sequence.index) for sequence in sequences]
+        firsts = [payloads.following(prompt) for prompt in prompts]
+        choices = [Choice(sequence.index, firsts[sequence.index // count]) for sequence in sequences]
         try:
             if body.get("stream"):
                 return await self._stream(http, body, answer, sequences, choices, dialect)
@@ -572,7 +573,7 @@ class Server:
                     yield choice, ""
                 continue
             self._sabotage(http, choice.tokens)
-            kept, choice.stop = _cut(choice.text, payloads.token_text(choice.tokens), stops)
+            kept, choice.stop = _cut(choice.text, payloads.token_text(choice.first + choice.tokens), stops)
             choice.tokens += 1
             choice.text += kept
             choice.finish = Finish.STOP if choice.stop is not None else token.finish
@@ -933,7 +934,7 @@ def _prompt_text(body: Json) -> str:
             content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
         role = message.get("role", "user") if isinstance(message, dict) else "user"
         parts.append(f"<{role}>{content or ''}")
-    return "".join(parts) + "<assistant>"
+    return "".join(parts) + ("" if body.get("continue_final_message") else "<assistant>")
 
 
 def _prompts(prompt: str | list[Any]) -> list[str]:
