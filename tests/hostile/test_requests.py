@@ -435,7 +435,8 @@ class TestSlowness:
 
     async def test_line_ends_without_end_are_no_sign_of_life(self) -> None:
         gateway = build_gateway(GatewaySettings())
-        client = Client(Door(gateway, serve=pipeline.serve, leave=pipeline.leave, sweep=pipeline.sweep))
+        door = Door(gateway, serve=pipeline.serve, refuse=pipeline.refuse, leave=pipeline.leave, sweep=pipeline.sweep)
+        client = Client(door)
         transport = Mock(asyncio.Transport)
         client.connection_made(transport)
         due = client.due
