@@ -92,6 +92,12 @@ def usage(answer: Answer, generated: int, *, details: bool) -> Json:
     return {**counts, "prompt_tokens_details": None, "completion_tokens_details": None} if details else counts
 
 
+def usage_so_far(answer: Answer, generated: int) -> Json:
+    """Write what `stream_options.continuous_usage_stats` puts into each chunk."""
+    counts = usage(answer, generated, details=False)
+    return {**counts, "completion_tokens_details": None} if answer.is_chat else counts
+
+
 def whole(answer: Answer, choices: list[Choice]) -> Json:
     """Write the answer of a request that does not stream."""
     generated = sum(choice.tokens for choice in choices)

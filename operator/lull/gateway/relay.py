@@ -132,7 +132,11 @@ class Relay:
         """Ask the engine."""
         exchange = self._exchange
         call = exchange.call
-        self._body = ask_for_usage(call, exchange.body) if call.hides_usage else exchange.body
+        is_tapped = exchange.tap is not None
+        if call.hides_usage or is_tapped:
+            self._body = ask_for_usage(call, exchange.body, each=is_tapped)
+        else:
+            self._body = exchange.body
         routing.record_start(self.candidate, exchange.work)
         self._gateway.relays.add(self)
         self._task = self._gateway.engines.take(self.candidate.endpoint, self)
@@ -202,8 +206,13 @@ class Relay:
         elif status in {502, 504}:
             self._fail(Failure.BROKEN, str(status))
         elif status == 200 and _is_event_stream(headers):
-            call = self._exchange.call
-            self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
+            exchange = self._exchange
+            self._reader = EventReader(
+                exchange.call.path,
+                strip_usage=exchange.call.hides_usage,
+                leaves_each=exchange.tap is not None,
+                fingerprint=self.candidate.fingerprint,
+            )
         elif length <= WHOLE_BYTES if length is not None else status == 500 or status in _BODILESS:
             self._whole = []
 
