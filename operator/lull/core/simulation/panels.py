@@ -84,9 +84,10 @@ def find_levels(most: float) -> tuple[float, ...]:
 
 def _show_load(outcome: Outcome) -> Panel:
     bins = _bin(outcome.samples)
-    rates = _differ(bins, lambda sample: sample.arrived)
-    spans = [max(last.at - first.at, 1e-9) for first, last in pairwise(bins)] or [1.0]
-    per_second = tuple(rate / span for rate, span in zip(rates, [*spans, spans[-1]], strict=True))
+    per_second = (
+        *((last.arrived - first.arrived) / max(last.at - first.at, 1e-9) for first, last in pairwise(bins)),
+        0.0,
+    )
     arriving = Series("requests arriving per second", QUIET, Mark.AREA, per_second)
     return Panel(
         title=f"{outcome.requests:,} requests in {render_duration(outcome.seconds)}",

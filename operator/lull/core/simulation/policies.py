@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import yaml
@@ -61,6 +62,11 @@ def _frame(text: str, file: str) -> tuple[str, int]:
         raise InvalidPolicy(f"{file}: is empty")
     if len(documents) > 1 or not isinstance(documents[0], dict) or "kind" in documents[0]:
         return text, 0
+    if text.lstrip().startswith("{"):
+        # Braces do not go on below a line that ends in a colon.
+        frame = yaml.safe_load(_FRAME)
+        frame["spec"] |= documents[0] if "scaling" in documents[0] else {"scaling": documents[0]}
+        return yaml.safe_dump(frame, default_flow_style=True, width=inf), 0
     head = _FRAME if "scaling" in documents[0] else _FRAME + _SCALING
     indent = "  " if "scaling" in documents[0] else "    "
     body = "\n".join("#" if line.startswith("---") else indent + line for line in text.splitlines())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PARAMETERS: Final = {to_camel(field.name): field for field in fields(ReplicaModel)}
 _ENGINE: Final = {to_camel(field.name): field for field in fields(Engine)}
+_MOST: Final = 1e12
 _RANKS: Final = re.compile(r"-tp([0-9]+)$")
 
 
@@ -94,17 +95,28 @@ def _read(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "int":
             values[field.name] = _read_count(given, key, 0)
         elif kind == "float":
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-                raise InvalidReplica(f"{key} is {value!r}: write a number, 0 or more")
-            values[field.name] = float(value)
+            values[field.name] = _read_number(key, value)
         else:
             values[field.name] = str(value)
     return values
 
 
+def _read_number(key: str, value: Any) -> float:  # noqa: ANN401  whatever a file holds
+    try:
+        # YAML 1.1 takes 1e-7 for text, as it lacks a dot.
+        number = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < _MOST:
+        raise InvalidReplica(f"{key} is {value!r}: write a number, 0 or more")
+    if key == "knee" and number < 1:
+        raise InvalidReplica(f"knee is {value}: write 1 or more")
+    return number
+
+
 def _read_count(given: Mapping[str, Any], key: str, default: int) -> int:
     value = given.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1e12:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
         raise InvalidReplica(f"{key} is {value!r}: write a whole number")
     if value < 1 and key in {"gpus", "maxNumSeqs", "maxNumBatchedTokens", "kvTokens", "tensorParallel"}:
         raise InvalidReplica(f"{key} is {value}: write 1 or more")

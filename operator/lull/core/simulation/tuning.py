@@ -67,8 +67,9 @@ def tune(
     tried = {best.choice}
     # Each round looks around the best: it ends where none of its neighbours is better.
     while True:
-        around = [choice for choice in _list_around(best, spec) if choice not in tried]
-        for choice in around:
+        for choice in _list_around(best, spec):
+            if choice in tried:
+                continue
             if len(tried) >= most:
                 return
             tried.add(choice)
