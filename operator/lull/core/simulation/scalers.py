@@ -1,0 +1,82 @@
+"""The scaler of production, on what it would see of a simulated fleet."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lull.core.scaling import ReplicaCounts, build_policy, decide
+from lull.core.signals import Demand
+
+if TYPE_CHECKING:
+    from lull.api.reasons import ScalingReason
+    from lull.api.spec import LLMDeploymentSpec
+    from lull.core.scaling import History
+    from lull.core.simulation.fleet import View
+
+_KEPT_CHANGES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A decision that changed the count."""
+
+    at: float
+    from_replicas: int
+    to_replicas: int
+    reason: ScalingReason
+    message: str
+
+
+class LullScaler:
+    """`decide`, every tick and at once when a request is held, as in the operator.
+
+    `poll_delay` is how old what gateways say is when it is decided on.
+    """
+
+    wakes: Final = True
+
+    def __init__(self, spec: LLMDeploymentSpec, *, tick: float = 1.0, poll_delay: float = 0.0) -> None:
+        self.tick: Final = tick
+        self.changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
+        """The last of them, oldest first."""
+        self._policy = build_policy(spec)
+        self._poll_delay = poll_delay
+        self._history: History | None = None
+        self._heard: deque[tuple[float, Demand]] = deque()
+        self._counted = (0, 0)
+        self._last_request_at: float | None = None
+
+    def scale(self, view: View) -> int:
+        """Replicas to have from now on."""
+        replicas = ReplicaCounts(view.asked, view.ready, view.loading, view.ready_at)
+        decision = decide(self._policy, self._hear(view), replicas, history=self._history, now=view.now, wall=view.wall)
+        self._history = decision.history
+        if decision.replicas != view.asked:
+            change = Change(view.now, view.asked, decision.replicas, decision.reason, decision.message)
+            self.changes.append(change)
+        return decision.replicas
+
+    def _hear(self, view: View) -> Demand | None:
+        """What the gateways said last, if that took `poll_delay` to get here; None before the first word of theirs."""
+        if (counted := (view.arrived, view.finished)) != self._counted:
+            self._counted, self._last_request_at = counted, view.now
+        self._heard.append(
+            (
+                view.now,
+                Demand(
+                    held=view.held,
+                    in_flight=view.in_flight,
+                    # All requests come through the gateway.
+                    waiting=0,
+                    last_request_at=self._last_request_at,
+                    complete=True,
+                ),
+            )
+        )
+        known = view.now - self._poll_delay
+        while len(self._heard) > 1 and self._heard[1][0] <= known:
+            self._heard.popleft()
+        at, demand = self._heard[0]
+        return demand if at <= known else None
