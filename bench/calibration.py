@@ -311,8 +311,8 @@ def _claims(title: str, points: Sequence[Point], coefficients: Coefficients) -> 
 
 
 def _capacity() -> list[Claim]:
-    """llm-d's scenario: Qwen3-32B on two H100 served 1.4 to 1.5 requests/s of 4,000 and 1,000 tokens."""
-    load = Load(input_tokens=4000, output_tokens=1000)
+    """llm-d's scenario: Qwen3-32B on two H100 served 1.4 to 1.5 requests/s, evenly spaced, of 4,000 and 1,000 tokens."""
+    load = Load(input_tokens=4000, output_tokens=1000, variability=0.0)
     rate = highest_rate(PRESETS["qwen3-32b-h100-tp2"], load, ttft=3.0, tpot=0.1)
     name = "calibration: requests/s of Qwen3-32B on two H100 within 3 s and 100 ms"
     return [

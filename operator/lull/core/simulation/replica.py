@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Guesses at the number of running sequences: every third halves what is left, so that 45 are exact to 2**-15 at worst.
 _GUESSES: Final = 45
 _HALVINGS: Final = 40
+# Guesses at how many prompts share a step.
+_GROUPINGS: Final = 4
 # How sharply a step that waits for its kernels' launches gives way to one that does not.
 _LAUNCH_KNEE: Final = 4
 # Share of a benchmark's requests that its first burst holds: they use ten rounds, as vLLM's and InferenceX's do.
@@ -162,6 +164,8 @@ class Load:
     cached_tokens: float = 0.0
     concurrency: float | None = None
     rate: float | None = None
+    variability: float = 1.0
+    """Of an open load: the squared coefficient of variation of the times between arrivals; 0 where they are even."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,8 @@ class _State:
     """Seconds to the first token of a request that finds no other prompt waiting."""
     service: float
     """Seconds of a prompt in a row of prompts that wait."""
+    filling: float
+    """Share of a step that a prompt fills."""
 
 
 def _predict_open(model: ReplicaModel, load: Load, rate: float) -> Prediction:
@@ -232,15 +238,15 @@ def _predict_open(model: ReplicaModel, load: Load, rate: float) -> Prediction:
     busy = rate * state.service
     if busy >= 1:
         return Prediction(math.inf, state.tpot, rate, state.running)
-    waiting = busy * state.service / (2 * (1 - busy)) + _slot_wait(state, most, rate / top.rate)
-    return Prediction(state.first + waiting, state.tpot, rate, state.running)
+    waiting = state.filling * busy * state.service / (1 - busy) + _slot_wait(state, most, rate / top.rate)
+    # Requests are all the same: only their arrivals vary.
+    return Prediction(state.first + waiting * load.variability / 2, state.tpot, rate, state.running)
 
 
 def _slot_wait(state: _State, most: float, utilization: float) -> float:
     """Wait for memory that other sequences hold: Sakasegawa's approximation of a queue with many servers."""
     crowding = utilization ** (math.sqrt(2 * (most + 1)) - 1) / (most * (1 - utilization))
-    # Arrivals at random, lengths that are all the same.
-    return crowding * (state.running / state.rate) / 2
+    return crowding * (state.running / state.rate)
 
 
 def _predict_closed(model: ReplicaModel, load: Load, concurrency: float) -> Prediction:
@@ -260,7 +266,7 @@ def _predict_closed(model: ReplicaModel, load: Load, concurrency: float) -> Pred
 def _closed_ttft(state: _State, concurrency: float) -> float:
     """A closed loop's own share never waits for itself, and its first wave comes in at once."""
     busy = min(0.99, state.rate * state.service) * max(0.0, concurrency - 1) / concurrency
-    among = min(busy / (2 * (1 - busy)), concurrency / 2)
+    among = min(state.filling * busy / (2 * (1 - busy)), concurrency / 2)
     return state.first + (among + _FIRST_WAVE * (concurrency - 1) / 2) * state.service
 
 
@@ -285,20 +291,36 @@ def _solve(rising: Callable[[float], float], target: float, most: float) -> floa
 def _state(model: ReplicaModel, load: Load, running: float) -> _State:
     context = running * _context(load)
     step = model.step_seconds(max(running, 1e-6), context)
-    among = model.prefill_among(load.input_tokens, load.cached_tokens, batch=running, context_tokens=context)
-    chunk = max(1.0, model.max_num_batched_tokens - running)
-    fresh = max(1.0, load.input_tokens - load.cached_tokens)
-    chunks = max(1, math.ceil(fresh / chunk))
-    added = max(0.0, among - chunks * step)
     decoded = max(1.0, load.output_tokens - 1)
-    tpot = step + running * added / decoded
-    rate = running / (decoded * tpot)
-    # A request comes in somewhere within a step: one that carries a prompt, or one that carries none.
-    busy = min(1.0, rate * among)
-    waited = (busy * among / chunks + (1 - busy) * step * min(1.0, running)) / 2
+    chunk = max(1.0, model.max_num_batched_tokens - running)
+    cached = min(load.cached_tokens, load.input_tokens - 1)
+    fresh = load.input_tokens - cached
+    steps = max(1, math.ceil(fresh / chunk))
+    together = 1.0
+    for _ in range(_GROUPINGS):
+        # Prompts that come in during a step share the next one; they do not attend to each other.
+        among = steps * model.mixed_step_seconds(
+            prompt_tokens=together * fresh / steps,
+            before=cached + fresh / 2 - together * fresh / steps / 2,
+            batch=running,
+            context_tokens=context,
+        )
+        tpot = step + running * max(0.0, among - steps * step) / together / decoded
+        rate = running / (decoded * tpot)
+        # A request comes in somewhere within a step: one that carries prompts, or one that carries none.
+        busy = min(1.0, rate * among / together)
+        waited = busy * among / steps + (1 - busy) * step * min(1.0, running)
+        # Of arrivals at random, those that are not alone.
+        together = min(max(1.0, chunk / fresh), _share(rate * waited))
     # In a row of prompts that wait, each step is filled to its brim.
-    service = added + step * min(1.0, fresh / chunk)
-    return _State(running, tpot, rate, model.request_seconds + waited + among, service)
+    filling = min(1.0, fresh / chunk)
+    service = max(0.0, among - steps * step) / together + step * filling
+    return _State(running, tpot, rate, model.request_seconds + waited / 2 + among, service, filling)
+
+
+def _share(mean: float) -> float:
+    """How many come at once, where any do and `mean` do on average."""
+    return mean / -math.expm1(-mean) if mean > 1e-9 else 1.0
 
 
 def _context(load: Load) -> float:
