@@ -40,7 +40,7 @@ PRIOR: Final = Coefficients(
     kv_read_fp8=0.45,
     compute=0.7,
     compute_fp8=0.55,
-    compute_fp4=0.35,
+    compute_fp4=0.45,
     expert_compute=0.35,
     expert_tile=32.0,
     attention=0.5,
@@ -99,16 +99,16 @@ class Point:
 
 def measure() -> list[Claim]:
     """Compare the committed coefficients with every calibration point; fit them again and print both."""
-    points, early, graphs = published("calib"), splitwise(), sageserve()
-    for title, found in (("calib", points), ("Splitwise", early), ("SageServe", graphs)):
-        _print_errors(title, found, _coefficients(title))
-    _print_coefficients(fit(points, PRIOR, _FREE))
-    return [
-        *_claims("published points (calib)", points, CURRENT),
-        *_claims("Splitwise table", early, EAGER_2023),
-        *_claims("SageServe table", graphs, GRAPHS_2024),
-        *_capacity(),
-    ]
+    claims: list[Claim] = []
+    for title, points, committed, (start, free) in (
+        ("published points (calib)", published("calib"), CURRENT, (PRIOR, _FREE)),
+        ("Splitwise table", splitwise(), EAGER_2023, (EAGER_2023, _FREE_2023)),
+        ("SageServe table", sageserve(), GRAPHS_2024, (GRAPHS_2024, _FREE_2024)),
+    ):
+        _print_errors(title, points, committed)
+        _print_coefficients(title, start, fit(points, start, free), committed)
+        claims += _claims(title, points, committed)
+    return [*claims, *_capacity()]
 
 
 def measure_full() -> list[Claim]:
@@ -295,10 +295,6 @@ def _errors(points: Iterable[Point], coefficients: Coefficients, *, which: int) 
     return [min(predicted, 1e6) / real - 1 for predicted, real in measured]
 
 
-def _coefficients(title: str) -> Coefficients:
-    return {"Splitwise": EAGER_2023, "SageServe": GRAPHS_2024}.get(title, CURRENT)
-
-
 def _claims(title: str, points: Sequence[Point], coefficients: Coefficients) -> list[Claim]:
     errors = partial(_errors, points, coefficients)
     tpot, ttft = ([abs(error) for error in errors(which=which)] for which in (1, 0))
@@ -340,8 +336,8 @@ def _summary(errors: Sequence[float]) -> tuple[float, float, float]:
     return median(sizes), median(errors), percentile(sizes, 90)
 
 
-def _print_coefficients(fitted: Coefficients) -> None:
-    table = Table("coefficient", "prior", "fitted", "committed", box=None)
+def _print_coefficients(title: str, start: Coefficients, fitted: Coefficients, committed: Coefficients) -> None:
+    table = Table("coefficient", "start", "fitted", "committed", box=None, title=f"{title}: coefficients")
     for name in Coefficients.__slots__:
-        table.add_row(name, *(f"{getattr(each, name):.3g}" for each in (PRIOR, fitted, CURRENT)))
+        table.add_row(name, *(f"{getattr(each, name):.3g}" for each in (start, fitted, committed)))
     Console(width=140).print(table)

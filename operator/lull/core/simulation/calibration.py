@@ -18,12 +18,16 @@ _GIB: Final = 2**30
 # Bytes of a quantised weight, with its scales.
 _BYTES: Final = {
     "bf16": 2.0,
+    "bfloat16": 2.0,
     "fp16": 2.0,
+    "float16": 2.0,
     "fp8": 1.0,
     "int8": 1.0,
+    "w8a8": 1.0,
     "awq": 0.53,
     "gptq": 0.52,
     "int4": 0.53,
+    "w4a16": 0.53,
     "mxfp4": 0.53125,
     "nvfp4": 0.5625,
 }
@@ -89,36 +93,52 @@ class Coefficients:
 
 CURRENT: Final = Coefficients(
     weight_read=0.93,
-    weight_read_quantized=0.86,
-    expert_read=0.716,
-    kv_read=0.745,
-    kv_read_fp8=0.415,
+    weight_read_quantized=0.843,
+    expert_read=0.726,
+    kv_read=0.73,
+    kv_read_fp8=0.405,
     compute=0.75,
-    compute_fp8=0.573,
-    compute_fp4=0.35,
-    expert_compute=0.308,
-    expert_tile=20.8,
+    compute_fp8=0.594,
+    compute_fp4=0.45,
+    expert_compute=0.336,
+    expert_tile=25.3,
     attention=0.7,
-    exchange_latency=7.44e-6,
+    exchange_latency=8.68e-06,
     exchange_link=1.0,
-    replicated=12.3,
-    step=8.62e-4,
-    layer=3.53e-5,
-    expert_layer=1.2e-5,
-    sequence=4.6e-6,
-    prefill_layer=2.98e-4,
-    request=9.42e-3,
+    replicated=14.3,
+    step=0.000693,
+    layer=3.36e-05,
+    expert_layer=1.55e-05,
+    sequence=4.22e-06,
+    prefill_layer=0.000305,
+    request=0.00903,
     knee=5.0,
 )
 """vLLM 0.12 to 0.18 on H100 and H200."""
 
-GRAPHS_2024: Final = replace(CURRENT, layer=1e-4, sequence=2e-4, prefill_layer=1e-4)
-"""vLLM of 2024, on A100."""
+GRAPHS_2024: Final = replace(
+    CURRENT,
+    weight_read=0.76,
+    attention=0.124,
+    layer=7.14e-5,
+    sequence=2.07e-4,
+    prefill_layer=1e-4,
+    request=8.55e-3,
+)
+"""vLLM of 2024 on A100: a slower scheduler."""
 
 EAGER_2023: Final = replace(
-    CURRENT, weight_read=0.62, compute=0.5, attention=0.3, sequence=5e-4, prefill_layer=1e-5, launch=4e-4
+    CURRENT,
+    weight_read=0.696,
+    compute=0.677,
+    attention=0.181,
+    exchange_link=0.209,
+    sequence=4.79e-4,
+    prefill_layer=1e-5,
+    request=9.84e-3,
+    launch=3.81e-4,
 )
-"""vLLM of 2023 without CUDA graphs, on A100 and H100."""
+"""vLLM of 2023 on A100 and H100: without CUDA graphs, with attention kernels of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +176,7 @@ def build_replica_model(
     batched = engine.max_num_batched_tokens or (8192 if is_roomy else 2048)
     k = coefficients
     cache = _cache(model, engine)
-    bandwidth = gpu.bandwidth * 1e9
+    bandwidth = gpu.bandwidth * 1e9 * gpu.sustained_bandwidth
     kv_seconds = cache.bytes_per_layer / (bandwidth * (k.kv_read_fp8 if cache.is_fp8 else k.kv_read))
     attention_seconds = cache.flops_per_pair / (gpu.tflops * 1e12 * gpu.sustained * ranks * k.attention)
     full_layers = model.layers - model.window_layers
@@ -261,9 +281,9 @@ def _flops(gpu: GpuFacts, quantization: str, k: Coefficients) -> float:
         case "mxfp4" if gpu.tflops_fp4:
             # Activations of eight bits.
             tflops = gpu.tflops_fp8 * k.compute_fp8
-        case "fp8" | "int8" if gpu.tflops_fp8:
+        case "fp8" | "int8" | "w8a8" if gpu.tflops_fp8:
             tflops = gpu.tflops_fp8 * k.compute_fp8
-        case "bf16" | "fp16":
+        case "bf16" | "bfloat16" | "fp16" | "float16":
             tflops = gpu.tflops * k.compute
         case _:
             tflops = gpu.tflops * k.compute * _UNPACKING

@@ -191,6 +191,8 @@ def predict(model: ReplicaModel, load: Load) -> Prediction:
     """Say what a load sees of a replica once it is steady."""
     if load.input_tokens < 1 or load.output_tokens < 1:
         raise ValueError("a load has at least one input token and one output token per request")
+    if not (load.rate is None or load.rate > 0) or not (load.concurrency is None or load.concurrency > 0):
+        raise ValueError("a load's rate and concurrency are above 0")
     if load.rate is not None:
         return _predict_open(model, load, load.rate)
     if load.concurrency is not None:
