@@ -26,8 +26,6 @@ _HALVINGS: Final = 40
 _GROUPINGS: Final = 4
 # How sharply a step that waits for its kernels' launches gives way to one that does not.
 _LAUNCH_KNEE: Final = 4
-# Share of a benchmark's requests that its first burst holds: they use ten rounds, as vLLM's and InferenceX's do.
-_FIRST_WAVE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +164,8 @@ class Load:
     rate: float | None = None
     variability: float = 1.0
     """Of an open load: the squared coefficient of variation of the times between arrivals; 0 where they are even."""
+    first_wave: float = 0.1
+    """Of a closed loop: the share of its requests that come in at once at its start; benchmarks run for ten rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,20 +256,20 @@ def _predict_closed(model: ReplicaModel, load: Load, concurrency: float) -> Pred
 
     def find_present(running: float) -> float:
         state = _state(model, load, running)
-        return running + state.rate * _closed_ttft(state, concurrency)
+        return running + state.rate * _closed_ttft(state, load, concurrency)
 
     running = _solve(find_present, concurrency, most)
     state = _state(model, load, running)
     # Where memory holds no more sequences, the rest of them wait for one to end.
     held = (concurrency - running) / state.rate if running >= most else 0.0
-    return Prediction(max(_closed_ttft(state, concurrency), held), state.tpot, state.rate, state.running)
+    return Prediction(max(_closed_ttft(state, load, concurrency), held), state.tpot, state.rate, state.running)
 
 
-def _closed_ttft(state: _State, concurrency: float) -> float:
+def _closed_ttft(state: _State, load: Load, concurrency: float) -> float:
     """A closed loop's own share never waits for itself, and its first wave comes in at once."""
     busy = min(0.99, state.rate * state.service) * max(0.0, concurrency - 1) / concurrency
     among = min(state.filling * busy / (2 * (1 - busy)), concurrency / 2)
-    return state.first + (among + _FIRST_WAVE * (concurrency - 1) / 2) * state.service
+    return state.first + (among + load.first_wave * (concurrency - 1) / 2) * state.service
 
 
 def _solve(rising: Callable[[float], float], target: float, most: float) -> float:
