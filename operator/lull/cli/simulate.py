@@ -272,6 +272,10 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def follow(self, requests: Sequence[Request], what: str) -> Iterator[Request]:
         """The same requests, told by the bar as they are taken."""
         for at, request in enumerate(requests, start=1):
@@ -304,7 +308,7 @@ def _tune(scene: _Scene, name: str, spec: LLMDeploymentSpec, *, aloud: bool) -> 
         for trial in tune(spec, evaluate, attainment=question.attainment / 100, most=question.tries):
             trials.append(trial)
             if aloud:
-                print(_render_trial(trial, question), file=sys.stderr)
+                watch.say(_render_trial(trial, question))
     best = max(range(len(trials)), key=lambda at: (trials[at].is_best, at))
     tuned = replace(runs[best], name="tuned")
     return ([runs[0]] if best == 0 else [runs[0], tuned]), trials
