@@ -318,8 +318,10 @@ def _render_trial(trial: Trial, question: Question) -> str:
     choice, outcome = trial.choice, trial.outcome
     mark = "*" if trial.is_best else " "
     verdict = "" if trial.is_met else f", below {question.attainment:g} %"
+    in_flight = "default" if choice.in_flight is None else choice.in_flight
+    window = "default" if choice.window is None else f"{choice.window} s"
     return (
-        f"{mark} inFlight {choice.in_flight}, minReplicas {choice.min_replicas}, scale-down window {choice.window} s: "
+        f"{mark} inFlight {in_flight}, minReplicas {choice.min_replicas}, scale-down window {window}: "
         f"{outcome.attainment:.2%}{verdict}, {outcome.gpu_hours:.2f} GPU-hours"
     )
 
@@ -435,10 +437,11 @@ def _show_tuned(scene: _Scene, runs: Sequence[_Run], trials: Sequence[Trial]) ->
 
 
 def _describe_choice(choice: Choice) -> dict[str, Any]:
+    """As it stands in a manifest: without what is left to Lull."""
     return {
         "minReplicas": choice.min_replicas,
-        "target": {"inFlight": choice.in_flight},
-        "behavior": {"scaleDown": {"stabilizationWindowSeconds": choice.window}},
+        **({} if choice.in_flight is None else {"target": {"inFlight": choice.in_flight}}),
+        **({} if choice.window is None else {"behavior": {"scaleDown": {"stabilizationWindowSeconds": choice.window}}}),
     }
 
 

@@ -108,7 +108,9 @@ def test_tunes_a_policy_and_says_what_it_tried(folder: Path) -> None:
     result = simulate(folder, "--tune", "--attainment", "100", "--tries", "12", policies=("ample.yaml",))
 
     assert result.exit_code == 0, result.stderr
-    assert result.stderr.splitlines()[0].startswith("* inFlight 32, minReplicas 3, scale-down window 300 s: 100.00%")
+    assert result.stderr.splitlines()[0].startswith(
+        "* inFlight default, minReplicas 3, scale-down window 300 s: 100.00%"
+    )
     assert "The cheapest of " in result.stdout
     text = result.stdout
     found = yaml.safe_load(text[text.index("scaling:") : text.index("Simulated")])

@@ -29,7 +29,8 @@ def find_best(trials: list[Trial]) -> Trial:
 
 def thrifty(choice: Choice) -> Outcome:
     """The more a replica carries the cheaper; more than 50 is too much."""
-    return outcome(1.0 if choice.in_flight <= 50 else 0.5, 10 / choice.in_flight + choice.min_replicas + choice.window)
+    in_flight, window = choice.in_flight or 32, choice.window or 0
+    return outcome(1.0 if in_flight <= 50 else 0.5, 10 / in_flight + choice.min_replicas + window)
 
 
 def test_finds_the_cheapest_that_meets_the_slo() -> None:
@@ -68,6 +69,13 @@ def test_never_leaves_the_bounds_of_the_policy() -> None:
 
     assert find_best(trials).choice.min_replicas == 5
     assert max(trial.choice.min_replicas for trial in trials) == 5
+
+
+def test_what_the_policy_leaves_to_lull_is_tried_as_it_is() -> None:
+    trials = search("{minReplicas: 1}", thrifty)
+
+    assert trials[0].choice.in_flight is None
+    assert any(trial.choice == replace(trials[0].choice, min_replicas=2) for trial in trials)
 
 
 def test_a_choice_is_what_a_spec_says_once_it_is_applied() -> None:
