@@ -34,7 +34,12 @@ def thrifty(choice: Choice) -> Outcome:
 
 
 def test_finds_the_cheapest_that_meets_the_slo() -> None:
-    best = find_best(search("{minReplicas: 3, maxReplicas: 8, target: {inFlight: 4}}", thrifty))
+    best = find_best(
+        search(
+            "{minReplicas: 3, maxReplicas: 8, target: {inFlight: 4}, behavior: {scaleDown: {stabilizationWindowSeconds: 300}}}",
+            thrifty,
+        )
+    )
 
     assert best.is_met
     assert best.choice == Choice(in_flight=45, min_replicas=0, window=0)
@@ -53,7 +58,7 @@ def test_goes_for_the_slo_before_thrift() -> None:
 def test_tries_the_policy_as_given_first_and_none_twice() -> None:
     trials = search("{minReplicas: 3, target: {inFlight: 7}}", thrifty)
 
-    assert trials[0].choice == Choice(in_flight=7, min_replicas=3, window=300)
+    assert trials[0].choice == Choice(in_flight=7, min_replicas=3, window=None)
     assert len({trial.choice for trial in trials}) == len(trials)
 
 
