@@ -19,9 +19,31 @@ if TYPE_CHECKING:
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.simulation.outcome import Outcome
 
-_REPLICAS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_SWEPT: Final = (0, 1, 2, 4, 8, 12, 16, 24, 32, 64)
-_IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256, 362, 512)
+_REPLICAS: Final = (*range(17), 18, 20, 22, 24, 28, 32, 40, 48, 64)
+_SWEPT: Final = (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
+_IN_FLIGHT: Final = (
+    *range(1, 11),
+    12,
+    14,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    256,
+    320,
+    384,
+    512,
+)
 _WINDOWS: Final = (0, 30, 60, 120, 180, 300, 450, 600, 900, 1800, 3600)
 _REACH: Final = (1, -1, 2, -2)
 
@@ -67,6 +89,7 @@ def tune(
     search = _Search(spec, evaluate, attainment, most)
     given = read_choice(spec)
     yield from search.attempt(given)
+    yield from search.attempt(replace(given, in_flight=None))
     yield from search.sweep(given)
     yield from search.climb()
 
@@ -106,11 +129,18 @@ class _Search:
 
     def sweep(self, given: Choice) -> Iterator[Trial]:
         """For each number of replicas that are kept, look for the most that they may carry."""
-        least = 0
+        least, known = 0, None
         for replicas in _SWEPT:
             if replicas > self.spec.scaling.max_replicas or self._is_dear(replicas):
                 return
-            yield from self.attempt(replace(given, min_replicas=replicas))
+            probe = replace(given, min_replicas=replicas)
+            yield from self.attempt(probe)
+            if self.is_over:
+                return
+            before, known = known, self.trials[probe].outcome
+            if known == before:
+                # There were never fewer anyway.
+                continue
             low, high = least - 1, len(_IN_FLIGHT)
             while high - low > 1 and not self.is_over:
                 middle = (low + high) // 2
