@@ -6,6 +6,7 @@ models and GPUs that a fit did not see among them. docs/calibration.md says what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -68,7 +69,7 @@ class Coefficients:
     attention: float
     """Share of the GPU's 16-bit peak that attention reaches over a prompt."""
     exchange_latency: float
-    """Seconds of an exchange between ranks, however small."""
+    """Seconds of an exchange between two ranks, however small."""
     exchange_link: float
     """Share of the link's bandwidth that large exchanges reach."""
     replicated: float
@@ -298,7 +299,9 @@ def _exchange_seconds(gpu: GpuFacts, ranks: int, activations: float, k: Coeffici
 def _exchange_latency(gpu: GpuFacts, ranks: int, layers: int, k: Coefficients) -> float:
     if ranks == 1:
         return 0.0
-    return 2 * layers * k.exchange_latency * (1.0 if gpu.is_switched else _PCIE_LATENCY)
+    # Ranks meet in rounds, of which twice as many ranks need one more.
+    rounds = (1 + math.log2(ranks)) / 2
+    return 2 * layers * k.exchange_latency * rounds * (1.0 if gpu.is_switched else _PCIE_LATENCY)
 
 
 def _kv_tokens(
