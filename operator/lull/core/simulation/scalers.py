@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lull.core.scaling import ReplicaCounts, build_policy, decide
-from lull.core.signals import Demand
+from lull.core.signals import Demand, Service
 
 if TYPE_CHECKING:
     from lull.api.reasons import ScalingReason
@@ -41,6 +41,7 @@ class LullScaler:
         self.tick: Final = tick
         self.changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         """The last of them, oldest first."""
+        self._spec = spec
         self._policy = build_policy(spec)
         self._poll_delay = poll_delay
         self._history: History | None = None
@@ -51,6 +52,8 @@ class LullScaler:
     def scale(self, view: View) -> int:
         """Replicas to have from now on."""
         replicas = ReplicaCounts(view.asked, view.ready, view.loading, view.ready_at)
+        if view.cold_start != self._policy.cold_start:
+            self._policy = build_policy(self._spec, cold_start=view.cold_start)
         decision = decide(self._policy, self._hear(view), replicas, history=self._history, now=view.now, wall=view.wall)
         self._history = decision.history
         if decision.replicas != view.asked:
@@ -72,6 +75,17 @@ class LullScaler:
                     waiting=0,
                     last_request_at=self._last_request_at,
                     complete=True,
+                    service=Service(
+                        arrived=view.arrived,
+                        finished=view.finished,
+                        met=view.met,
+                        missed=view.missed,
+                        queued=view.waiting,
+                        reading=sum(view.reading_by_replica) / view.ready if view.ready else None,
+                        kv_usage=sum(view.kv_usage) / view.ready if view.ready else None,
+                        first_token=view.ttft_p90,
+                        per_token=view.tpot_p90,
+                    ),
                 ),
             )
         )
