@@ -291,10 +291,12 @@ def _solve(rising: Callable[[float], float], target: float, most: float) -> floa
 
 
 def _state(model: ReplicaModel, load: Load, running: float) -> _State:
-    context = running * _context(load)
-    step = model.step_seconds(max(running, 1e-6), context)
+    # Where arrivals are random, a sequence sees itself beside as many as run on average.
+    batch = running + (0.0 if load.rate is None else min(1.0, load.variability))
+    context = batch * _context(load)
+    step = model.step_seconds(max(batch, 1e-6), context)
     decoded = max(1.0, load.output_tokens - 1)
-    chunk = max(1.0, model.max_num_batched_tokens - running)
+    chunk = max(1.0, model.max_num_batched_tokens - batch)
     cached = min(load.cached_tokens, load.input_tokens - 1)
     fresh = load.input_tokens - cached
     steps = max(1, math.ceil(fresh / chunk))
@@ -304,7 +306,7 @@ def _state(model: ReplicaModel, load: Load, running: float) -> _State:
         among = steps * model.mixed_step_seconds(
             prompt_tokens=together * fresh / steps,
             before=cached + fresh / 2 - together * fresh / steps / 2,
-            batch=running,
+            batch=batch,
             context_tokens=context,
         )
         tpot = step + running * max(0.0, among - steps * step) / together / decoded
@@ -317,7 +319,7 @@ def _state(model: ReplicaModel, load: Load, running: float) -> _State:
     # In a row of prompts that wait, each step is filled to its brim.
     filling = min(1.0, fresh / chunk)
     brim = model.mixed_step_seconds(
-        prompt_tokens=chunk, before=cached + fresh / 2 - chunk / 2, batch=running, context_tokens=context
+        prompt_tokens=chunk, before=cached + fresh / 2 - chunk / 2, batch=batch, context_tokens=context
     )
     service = brim * filling if steps == 1 else among
     return _State(running, tpot, rate, model.request_seconds + waited / 2 + among, service, filling)
