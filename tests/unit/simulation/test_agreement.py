@@ -29,7 +29,8 @@ def test_means_agree(name: str, load: Load, share: float) -> None:
     model = PRESETS[name]
     rate = share * highest_rate(model, replace(load, variability=0), ttft=30, tpot=1)
     chance = random.Random(1)
-    requests, at = [], 0.0
+    requests: list[Request] = []
+    at = 0.0
     while len(requests) < 600:
         at += chance.expovariate(rate)
         requests.append(Request(at, int(load.input_tokens), int(load.output_tokens)))
