@@ -128,10 +128,10 @@ def measure_full() -> list[Claim]:
             tpot += _errors(unseen, fitted, which=1)
         claims += [
             Claim(
-                f"calibration: TPOT, median error, {title} left out", median(map(abs, tpot)), None, "share", len(tpot)
+                f"calibration: TPOT, median error, {title} left out", 100 * median(map(abs, tpot)), None, "%", len(tpot)
             ),
             Claim(
-                f"calibration: TTFT, median error, {title} left out", median(map(abs, ttft)), None, "share", len(ttft)
+                f"calibration: TTFT, median error, {title} left out", 100 * median(map(abs, ttft)), None, "%", len(ttft)
             ),
         ]
     return claims
@@ -301,10 +301,10 @@ def _claims(title: str, points: Sequence[Point], coefficients: Coefficients) -> 
     errors = partial(_errors, points, coefficients)
     tpot, ttft = ([abs(error) for error in errors(which=which)] for which in (1, 0))
     return [
-        Claim(f"calibration: TPOT, median error, {title}", median(tpot), 0.10, "share", len(tpot)),
-        Claim(f"calibration: TPOT, 90th percentile, {title}", percentile(tpot, 90), None, "share", len(tpot)),
-        Claim(f"calibration: TTFT, median error, {title}", median(ttft), 0.25, "share", len(ttft)),
-        Claim(f"calibration: TTFT, 90th percentile, {title}", percentile(ttft, 90), None, "share", len(ttft)),
+        Claim(f"calibration: TPOT, median error, {title}", 100 * median(tpot), 10.0, "%", len(tpot)),
+        Claim(f"calibration: TPOT, 90th percentile, {title}", 100 * percentile(tpot, 90), None, "%", len(tpot)),
+        Claim(f"calibration: TTFT, median error, {title}", 100 * median(ttft), 25.0, "%", len(ttft)),
+        Claim(f"calibration: TTFT, 90th percentile, {title}", 100 * percentile(ttft, 90), None, "%", len(ttft)),
     ]
 
 
