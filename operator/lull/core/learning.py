@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 COLD_START: Final = 120.0
 """Until one was measured."""
-FIRST_MARGIN: Final = 1.2
-LEAST_MARGIN: Final = 0.95
-MOST_MARGIN: Final = 1.6
+FIRST_MARGIN: Final = 0.25
+"""Replicas on top of those needed, as a share of them."""
+LEAST_MARGIN: Final = -0.15
+MOST_MARGIN: Final = 2.0
 
-_FAST: Final = 20.0
+_FAST: Final = 10.0
 _SLOW: Final = 60.0
+_SIGNIFICANT: Final = 2.0
+"""Standard deviations from which a difference is no chance."""
 _BUSY: Final = 45.0
 _HOUR: Final = 3600.0
+_FADING: Final = 2 * 86400.0
 _MINUTE: Final = 60.0
 """Over which latencies are measured: what was rough before that shows in them no more."""
 _LEARNING: Final = 300.0
@@ -38,6 +42,8 @@ _LEARNING: Final = 300.0
 _ENOUGH: Final = 30.0
 """Seconds of evidence from which capacity counts as known."""
 _KV_TARGET: Final = 0.9
+_TAIL: Final = 0.25
+"""Times per token spread less than waits."""
 _MOST_READING: Final = 0.85
 _LEAST_READING: Final = 0.3
 _SATURATED: Final = 0.9
@@ -47,9 +53,9 @@ _TELLING: Final = 0.15
 """A replica that is less busy tells little about how busy it may be."""
 _AGEING: Final = 1e-5
 """A second. The best that was seen fades, as engines and requests change."""
-_UNSEEN: Final = 0.8
+_UNSEEN: Final = 0.9
 """Of the best time per token that was seen: an idle replica, which hardly ever is, would do better."""
-_STEERING: Final = 0.15
+_STEERING: Final = 0.8
 _STEERING_SECONDS: Final = 36.0
 """So many seconds of nothing but misses raise the margin by `_STEERING`."""
 
@@ -100,6 +106,8 @@ class Knowledge:
     """Arrivals, over the last seconds, the last minute, and the last hour."""
     slow: float = 0.0
     hourly: float = 0.0
+    peak: float = 0.0
+    """The most arrivals of a minute; fades over days."""
     served: float = 0.0
     """Finished by each ready replica."""
     reading: float = 0.0
@@ -114,8 +122,8 @@ class Knowledge:
     """Requests that a replica carries."""
     evidence: float = 0.0
     margin: float = FIRST_MARGIN
-    is_awake: bool = False
-    """Whether all was calm since the last cold start from nothing: misses before that are no matter of margin."""
+    is_steered: bool = False
+    """Whether all was calm since a replica is ready: what is missed while the first one starts is no matter of margin."""
 
     @property
     def is_known(self) -> bool:
@@ -128,8 +136,9 @@ class Knowledge:
 
     @property
     def expected(self) -> float:
-        """Arrivals: those of the last minute, and what the last seconds had more than chance explains."""
-        return self.slow + max(0.0, self.fast - self.slow - sqrt(self.slow / (2 * _FAST)))
+        """Arrivals: as in the last minute, or as in the last seconds where chance does not explain how many these are."""
+        chance = sqrt(self.slow / (2 * _FAST))
+        return self.fast if self.fast - self.slow > _SIGNIFICANT * chance else self.slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +182,29 @@ def find_need(known: Knowledge, scene: Scene, *, cold_start: float | None) -> Ne
     horizon = max(cold_start or COLD_START, _MINUTE)
     usual = known.expected * _MINUTE / 40
     backlog = max(0.0, scene.held + queued - usual) / (known.capacity * horizon)
-    share = known.margin / known.capacity
-    return Need(known.expected * share + backlog, known.slow * share + backlog, backlog)
+    now, lasting = (_add_margin(known, rate) for rate in (known.expected, known.slow))
+    return Need(now / known.capacity + backlog, lasting / known.capacity + backlog, backlog)
+
+
+def _add_margin(known: Knowledge, rate: float) -> float:
+    """Requests a second to be ready for.
+
+    What jumps up from little jumps as far as it often was, so the margin is of the usual rate where that is higher. A
+    larger one than at first is not for more than ever came.
+    """
+    ready_for = rate + known.margin * max(rate, known.hourly)
+    return min(ready_for, max(rate * (1 + min(known.margin, FIRST_MARGIN)), known.peak))
 
 
 def _count(known: Knowledge, arrived: int, finished: int, seconds: float) -> Knowledge:
     rate = max(0, arrived) / seconds
     served = max(0, finished) / seconds / known.ready if known.ready else known.served
+    slow = _blend(known.slow, rate, seconds, _SLOW, known.age)
     return replace(
         known,
+        peak=max(slow if known.age > _SLOW else 0.0, known.peak * exp(-seconds / _FADING)),
         fast=_blend(known.fast, rate, seconds, _FAST, known.age),
-        slow=_blend(known.slow, rate, seconds, _SLOW, known.age),
+        slow=slow,
         hourly=_blend(known.hourly, rate, seconds, _HOUR, known.age),
         served=_blend(known.served, served, seconds, _SLOW, known.age),
     )
@@ -192,7 +213,7 @@ def _count(known: Knowledge, arrived: int, finished: int, seconds: float) -> Kno
 def _watch(known: Knowledge, service: Service, scene: Scene, objective: Objective, seconds: float) -> Knowledge:
     """How busy replicas are."""
     if not scene.ready:
-        return replace(known, rough_at=scene.now if scene.held else known.rough_at, is_awake=False)
+        return replace(known, rough_at=scene.now if scene.held else known.rough_at, is_steered=False)
     per_token, first_token = service.per_token, service.first_token
     queued = service.queued or 0
     is_rough = scene.held > 0 or queued > max(2, scene.ready, known.slow * objective.first_token * 0.3)
@@ -200,7 +221,7 @@ def _watch(known: Knowledge, service: Service, scene: Scene, objective: Objectiv
     known = replace(
         known,
         rough_at=scene.now if is_rough else known.rough_at,
-        is_awake=known.is_awake or (not is_rough and scene.now - known.rough_at > _MINUTE),
+        is_steered=known.is_steered or (not is_rough and scene.now - known.rough_at > _MINUTE),
         reading=_blend(known.reading, service.reading or 0.0, seconds, _BUSY, known.age),
         kv_usage=_blend(known.kv_usage, service.kv_usage or 0.0, seconds, _BUSY, known.age),
         quickest=_find_best(known.quickest, per_token, fade),
@@ -215,7 +236,7 @@ def _list_busyness(known: Knowledge, objective: Objective) -> list[float]:
     if per_token and known.quickest:
         best = _UNSEEN * known.quickest
         # What no replica ever does is out of reach whatever their number: it is not what they are scaled by.
-        target = max(objective.per_token / sqrt(objective.tail), 1.5 * known.quickest)
+        target = max(objective.per_token / objective.tail**_TAIL, 1.5 * known.quickest)
         load = max(0.0, 1 - best / per_token)
         found.append(load / (1 - best / target))
         if known.kv_usage > 0.02 and load > 0.02:
@@ -249,7 +270,7 @@ def _measure(known: Knowledge, scene: Scene, seconds: float) -> Knowledge:
 
 def _steer(known: Knowledge, met: int, missed: int, objective: Objective) -> Knowledge:
     """Move the margin by what the SLO was missed more often, or less often, than it may be."""
-    if not known.is_known or not known.is_awake or known.hourly <= 0:
+    if not known.is_known or not known.is_steered or known.hourly <= 0:
         return known
     surplus = (missed - objective.allowed * (met + missed)) / (known.hourly * _STEERING_SECONDS)
     return replace(known, margin=min(MOST_MARGIN, max(LEAST_MARGIN, known.margin + _STEERING * surplus)))

@@ -240,8 +240,7 @@ def _obey(policy: Policy, manual: int, replicas: ReplicaCounts, history: History
     message = f"{_arrow(replicas.asked, most)}: spec.replicas says so"
     if most == manual:
         return Decision(most, ScalingReason.MANUAL, message, history)
-    why = policy.cap.message if policy.cap is not None and reason is ScalingReason.AT_BUDGET else ""
-    limit = why or f"the pools hold {most} at most"
+    limit = _explain_most(policy, most, reason)
     message = f"{_arrow(replicas.asked, most)}: spec.replicas is {manual}; {limit}"
     return Decision(most, reason, message, history)
 
@@ -446,12 +445,8 @@ def _explain(policy: Policy, bounds: _Bounds, load: _Load, reason: ScalingReason
             why = f"{asked}, below {target} for {render_duration(policy.scale_down.window)}"
         case ScalingReason.IDLE:
             why = f"no request for {render_duration(policy.idle_after)}"
-        case ScalingReason.AT_MAXIMUM:
-            why = f"{asked}; maxReplicas is {bounds.most}"
-        case ScalingReason.POOLS_FULL:
-            why = f"{asked} for {target}; the pools hold {bounds.most} at most"
-        case ScalingReason.AT_BUDGET if policy.cap is not None:
-            why = f"{asked} for {target}; {policy.cap.message}"
+        case ScalingReason.AT_MAXIMUM | ScalingReason.POOLS_FULL | ScalingReason.AT_BUDGET:
+            why = f"{asked} for {target}; {_explain_most(policy, bounds.most, reason)}"
         case ScalingReason.AT_MINIMUM:
             why = f"{asked}; minReplicas is {bounds.least}"
         case ScalingReason.SCHEDULED if bounds.floor is not None:
@@ -462,6 +457,12 @@ def _explain(policy: Policy, bounds: _Bounds, load: _Load, reason: ScalingReason
         case _:
             why = f"{asked} for {target}"
     return why
+
+
+def _explain_most(policy: Policy, most: int, limit: ScalingReason) -> str:
+    if limit is ScalingReason.AT_BUDGET and policy.cap is not None:
+        return policy.cap.message
+    return f"the pools hold {most} at most" if limit is ScalingReason.POOLS_FULL else f"maxReplicas is {most}"
 
 
 def _describe_target(policy: Policy, load: _Load) -> str:
