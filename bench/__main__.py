@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
 
-NAMES = ("wake", "cluster", "reconcile", "routing", "gateway")
+NAMES = ("wake", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
 
 
 def main() -> int:
@@ -22,14 +22,15 @@ def main() -> int:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="also what takes long: reconcile with 5,000 objects, gateway with more rounds",
+        help="also what takes long: reconcile with 5,000 objects, gateway with more rounds, calibration with every model and GPU left out",
     )
+    parser.add_argument("--quick", action="store_true", help="less of what takes long by default: autoscaling")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
     load = os.getloadavg()[0]
-    claims = [claim for name in arguments.names or NAMES for claim in _measure(name, full=arguments.full)]
+    claims = [claim for name in arguments.names or NAMES for claim in _measure(name, arguments)]
     if arguments.json:
         print(json.dumps(as_json(claims, at=datetime.now(UTC).isoformat(timespec="seconds"), load=load), indent=1))
     else:
@@ -37,9 +38,10 @@ def main() -> int:
     return 0 if all(claim.kept for claim in claims) else 1
 
 
-def _measure(name: str, *, full: bool) -> list[Claim]:
+def _measure(name: str, arguments: argparse.Namespace) -> list[Claim]:
     benchmark = importlib.import_module(f"bench.{name}")
-    measure = getattr(benchmark, "measure_full", benchmark.measure) if full else benchmark.measure
+    extent = "measure_full" if arguments.full else "measure_quick" if arguments.quick else "measure"
+    measure = getattr(benchmark, extent, benchmark.measure)
     claims: list[Claim] = measure()
     return claims
 

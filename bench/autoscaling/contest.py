@@ -1,0 +1,238 @@
+"""One trace, one cold start, all contenders: each as it comes, and each as cheap as it gets at equal attainment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.autoscaling.aibrix import Apa
+from bench.autoscaling.hpa import Hpa, Keda, SloLoop
+from bench.autoscaling.knative import Kpa
+from bench.autoscaling.plans import Static, build_plan, count_needed, measure_work
+from bench.autoscaling.traces import Load, list_loads
+from lull.api.spec import LLMDeploymentSpec
+from lull.core.simulation.fleet import Options, simulate
+from lull.core.simulation.scalers import LullScaler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lull.core.simulation.fleet import Outcome, Request, Scaler, Slo
+
+LULL: Final = "Lull"
+STATIC: Final = "static"
+CLAIRVOYANT: Final = "clairvoyant"
+ATTAINMENT: Final = 0.99
+SEED: Final = 1
+_HALVINGS: Final = 5
+_BEGINNING: Final = 300.0
+"""Seconds whose load says how many replicas there are when a trace begins, for everybody."""
+_BEGINNING_FILL: Final = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A contender, and what its users set: documented value first, then what else the sweep tries."""
+
+    name: str
+    build: Callable[[Load, float, int, int], Scaler]
+    """For a target, and the fewest and most replicas."""
+    targets: tuple[float, ...]
+    least: int
+
+
+FAMILIES: Final = (
+    Family("HPA", lambda _, target, least, most: Hpa(target=target, least=least, most=most), (5, 1), 1),
+    Family("KEDA", lambda _, target, least, most: Keda(target=target, least=least, most=most), (16, 8), 0),
+    Family(
+        "Knative KPA",
+        lambda _, target, least, most: Kpa(target=target, least=least, most=most),
+        (70, 8, 16),
+        0,
+    ),
+    Family(
+        "AIBrix APA",
+        lambda _, target, least, most: Apa(target=target, least=least, most=most),
+        (0.5, 0.7),
+        1,
+    ),
+    Family(
+        "llm-d SLO loop",
+        lambda load, target, least, most: SloLoop(
+            load.slo.ttft, load.slo.tpot, up=target, down=target * 0.40 / 0.55, least=least, most=most
+        ),
+        (0.55, 0.7),
+        1,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the table."""
+
+    load: str
+    cold_start: float
+    contender: str
+    setting: str
+    is_swept: bool
+    """Whether its setting was looked for, rather than documented."""
+    attainment: float
+    ttft_attainment: float
+    tpot_attainment: float
+    gpu_hours: float
+    mean_replicas: float
+    most_replicas: int
+    starts: int
+    longest_hold: float
+
+    @property
+    def holds(self) -> bool:
+        return self.attainment >= ATTAINMENT
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What can be run on its own."""
+
+    load: int
+    cold_start: float
+    is_quick: bool
+    is_swept: bool
+
+
+def play(match: Match) -> list[Entry]:
+    """All contenders; the sweep takes most of the time."""
+    load = list_loads(is_quick=match.is_quick)[match.load]
+    arena = Arena(load, load.read(), match.cold_start)
+    fewest = arena.find_static()
+    entries = [arena.enter_peak(), fewest, arena.find_clairvoyant(fewest, is_quick=match.is_quick)]
+    for family in FAMILIES:
+        documented = arena.run_family(family, family.targets[0], family.least)
+        entries.append(documented)
+        if match.is_swept:
+            entries += arena.sweep(family, documented)
+    return [*entries, arena.enter(LULL, "default", build_lull(load.most, slo=load.slo))]
+
+
+def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
+    """Lull with its defaults, whatever the trace; what is asked of it is the SLO and the bounds."""
+    spec = LLMDeploymentSpec.model_validate(
+        {
+            "model": {"source": "hf://Qwen/Qwen3-0.6B"},
+            "slo": {"timeToFirstToken": f"{slo.ttft:g}s", "timePerOutputToken": f"{slo.tpot:g}s"},
+            "scaling": {"maxReplicas": most, **scaling},
+        }
+    )
+    return LullScaler(spec)
+
+
+class Arena:
+    """A trace and a cold start."""
+
+    def __init__(self, load: Load, requests: Sequence[Request], cold_start: float) -> None:
+        self._load = load
+        self._requests = requests
+        self._cold_start = cold_start
+        self._beginning = ceil(measure_work(load, requests, _BEGINNING)[0] / _BEGINNING_FILL)
+        self._fewest = self._find_fewest()
+
+    def enter(self, contender: str, setting: str, scaler: Scaler, *, is_swept: bool = False) -> Entry:
+        outcome = self._run(scaler)
+        return Entry(
+            self._load.name,
+            self._cold_start,
+            contender,
+            setting,
+            is_swept,
+            outcome.attainment,
+            outcome.ttft_attainment,
+            outcome.tpot_attainment,
+            outcome.gpu_hours,
+            outcome.mean_replicas,
+            outcome.most_replicas,
+            outcome.starts,
+            outcome.longest_hold,
+        )
+
+    def run_family(self, family: Family, target: float, least: int, *, is_swept: bool = False) -> Entry:
+        scaler = family.build(self._load, target, least, self._load.most)
+        return self.enter(family.name, f"{target:g}, min {least}", scaler, is_swept=is_swept)
+
+    def enter_peak(self) -> Entry:
+        """As many replicas all the time as the busiest stretch needs, so that nobody waits longer than he may."""
+        work = measure_work(self._load, self._requests, self._load.slo.ttft)
+        replicas = min(ceil(max(work)), self._load.most)
+        return self.enter(STATIC, f"{replicas}", Static(replicas))
+
+    def find_static(self) -> Entry:
+        """The fewest replicas that hold all the time."""
+        return self.enter(STATIC, f"{self._fewest}", Static(self._fewest), is_swept=True)
+
+    def find_clairvoyant(self, fewest: Entry, *, is_quick: bool) -> Entry:
+        """The cheapest plan that holds: the fuller replicas are planned, the cheaper; at worst it never scales."""
+        best = replace(fewest, contender=CLAIRVOYANT, is_swept=False)
+        for window, late in product((30.0,) if is_quick else (30.0, 90.0), (True, False)):
+            busy = measure_work(self._load, self._requests, window)
+            low, high = 0.5, 1.6
+            for _ in range(_HALVINGS):
+                fill = (low + high) / 2
+                needed = count_needed(busy, fill=fill, most=self._load.most, is_late=late)
+                plan = build_plan(needed, window=window, cold_start=self._cold_start)
+                entry = self.enter(CLAIRVOYANT, f"{window:g} s, {fill:.2f}", plan)
+                if entry.holds:
+                    low = fill
+                    if entry.gpu_hours < best.gpu_hours:
+                        best = entry
+                else:
+                    high = fill
+        return best
+
+    def sweep(self, family: Family, documented: Entry) -> Iterator[Entry]:
+        """Its cheapest setting that holds; nothing where none does."""
+        best = documented if documented.holds else None
+        for target in family.targets:
+            low, high = family.least - 1, self._fewest + 1
+            # More replicas at least cost more and hold better.
+            while high - low > 1:
+                least = low + 1 if low < family.least else (low + high) // 2
+                if best is not None and self._cost(least) >= best.gpu_hours:
+                    high = least
+                    continue
+                entry = self.run_family(family, target, least, is_swept=True)
+                if best is not None and entry.gpu_hours >= best.gpu_hours:
+                    high = least
+                elif entry.holds:
+                    best, high = entry, least
+                else:
+                    low = least
+        if best is not None and best is not documented:
+            yield best
+
+    def _cost(self, replicas: int) -> float:
+        """GPU-hours of so many all the time."""
+        return replicas * self._load.gpus * self._requests[-1].at / 3600
+
+    def _find_fewest(self) -> int:
+        low, high = 0, self._load.most
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._run(Static(middle)).attainment >= ATTAINMENT:
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _run(self, scaler: Scaler) -> Outcome:
+        options = Options(
+            cold_start=self._cold_start,
+            slo=self._load.slo,
+            max_replicas=self._load.most,
+            # Nobody's first minutes are a cold start: that would be most of what is missed.
+            initial_replicas=scaler.replicas if isinstance(scaler, Static) else self._beginning,
+            gpus_per_replica=self._load.gpus,
+            until=self._requests[-1].at,
+        )
+        return simulate(self._requests, scaler, self._load.replica, options, SEED)
