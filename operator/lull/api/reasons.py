@@ -119,6 +119,8 @@ class Reason(StrEnum):
     # ScalingActive
     SCALING = "Scaling"
     """Lull decides the number of replicas."""
+    SHADOW = "Shadow"
+    """scaling.mode is Shadow: decisions are recorded and not carried out."""
     MANUAL = "Manual"
     """spec.replicas is set: a person, an HPA or KEDA decides."""
     METRICS_UNAVAILABLE = "MetricsUnavailable"

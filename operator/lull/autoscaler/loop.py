@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
+from lull.api.quantities import parse_duration
 from lull.api.reasons import Reason, ScalingReason
-from lull.api.scaling import SelectPolicy
+from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
+from lull.core.budget import find_cap, find_price, spend
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
-from lull.core.scaling import Decision, History, ReplicaCounts, build_policy, decide
+from lull.core.scaling import Decision, History, Policy, ReplicaCounts, build_policy, decide
 from lull.core.status import ScalingView, is_ready
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.api.scaling import ScalingSpec
     from lull.autoscaler.collecting import Collector, Timing
+    from lull.core.budget import Cap, Spending
     from lull.core.schedules import Floor
     from lull.core.signals import Demand
     from lull.doors.events import Recorder
@@ -71,6 +74,9 @@ class _Known:
     view: tuple[Reason, str] | None = None
     """Reason and message of the condition ScalingActive."""
     missing_since: float | None = None
+    proposed: int | None = None
+    """What Shadow last recorded."""
+    spending: Spending | None = None
 
 
 class Autoscaler:
@@ -85,13 +91,16 @@ class Autoscaler:
         recorder: Recorder,
         timing: Timing,
         on_decision: Callable[[Key], None],
+        prices: Mapping[str, float] | None = None,
     ) -> None:
+        """`prices`: of an accelerator-hour by product, for budgets."""
         self._kube = kube
         self._store = store
         self._collector = collector
         self._recorder = recorder
         self._timing = timing
         self._on_decision = on_decision
+        self._prices = prices or {}
         self._known: dict[Key, _Known] = {}
 
     def view(self, deployment: LLMDeployment) -> ScalingView:
@@ -121,7 +130,8 @@ class Autoscaler:
         asked = _recall_shares(known.shares, deployment, workloads, owned)
         counts = _count(deployment, self._store.list_pods(key), asked=asked, now=now)
         demand = self._collector.sum_demand(key, now)
-        policy = build_policy(deployment.spec)
+        known, cap = self._count_cost(deployment, known, counts)
+        policy = _build_policy(deployment, cap)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
         divided = split(decision.replicas, deployment.spec.placement, asked)
         shares = await self._write(key, workloads, divided, known.shares, now)
@@ -160,6 +170,19 @@ class Autoscaler:
             shares[name] = _Share(replicas, workload["metadata"]["uid"], written_at)
         return shares
 
+    def _count_cost(self, deployment: LLMDeployment, known: _Known, counts: ReplicaCounts) -> tuple[_Known, Cap | None]:
+        """What replicas have cost since the last look, and how many the budget pays for."""
+        spec = deployment.spec
+        price = None if spec.scaling.budget is None else find_price(spec, self._prices)
+        if price is None:
+            return known, None
+        wall = clock.wall()
+        # What is there costs, be it more than was asked for.
+        running = max(counts.asked, counts.ready + counts.loading)
+        spending = spend(known.spending, running, price=price, wall=wall)
+        cap = find_cap(spec.scaling.budget, price=price, spent=spending.amount, wall=wall)
+        return replace(known, spending=spending), cap
+
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid:
@@ -183,7 +206,16 @@ class Autoscaler:
         view = self._describe(
             deployment, decision.floor, missing_for=0.0 if missing_since is None else now - missing_since
         )
-        decisions = known.decisions
+        decisions, proposed = known.decisions, decision.proposed
+        if proposed not in {None, counts.asked, known.proposed}:
+            record = DecisionRecord(
+                at=clock.render_time(clock.wall()),
+                from_replicas=counts.asked,
+                to_replicas=proposed,
+                reason=decision.reason,
+                message=decision.message,
+            )
+            decisions = (record, *decisions)[:_KEPT_DECISIONS]
         if decision.replicas != counts.asked:
             message = decision.message
             if len(divided.counts) > 1:
@@ -204,6 +236,7 @@ class Autoscaler:
             decisions=decisions,
             view=view,
             missing_since=missing_since,
+            proposed=proposed,
         )
         metrics.DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.replicas)
         if demand is not None:
@@ -222,7 +255,12 @@ class Autoscaler:
         if missing_for >= self._timing.stale_after:
             silent = ", ".join(self._collector.list_silent(clock.monotonic())) or "none runs"
             return Reason.METRICS_UNAVAILABLE, f"Demand is unknown, as these gateways do not answer: {silent}."
-        return Reason.SCALING, " ".join(_describe_bounds(scaling, capacity, floor))
+        if scaling.mode is ScalingMode.SHADOW:
+            return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
+        words = [*_describe_bounds(scaling, capacity, floor)]
+        if scaling.budget is not None and find_price(deployment.spec, self._prices) is None:
+            words.append("The budget is not kept: LULL_ACCELERATOR_PRICES has no price for the accelerators.")
+        return Reason.SCALING, " ".join(words)
 
     def _report(self, deployment: LLMDeployment, decision: Decision, message: str, counts: ReplicaCounts) -> None:
         log.info(
@@ -241,7 +279,14 @@ class Autoscaler:
             metrics.forget(key.namespace, key.name)
 
 
-_VIEWS: Final = frozenset({Reason.SCALING, Reason.MANUAL, Reason.METRICS_UNAVAILABLE})
+_VIEWS: Final = frozenset({Reason.SCALING, Reason.SHADOW, Reason.MANUAL, Reason.METRICS_UNAVAILABLE})
+
+
+def _build_policy(deployment: LLMDeployment, cap: Cap | None) -> Policy:
+    measured = deployment.status.cold_start
+    return build_policy(
+        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap
+    )
 
 
 def _find_workloads(deployment: LLMDeployment, owned: Iterable[Manifest]) -> dict[str, Manifest]:

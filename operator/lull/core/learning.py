@@ -30,7 +30,10 @@ MOST_MARGIN: Final = 2.0
 
 _FAST: Final = 10.0
 _SLOW: Final = 60.0
-_SIGNIFICANT: Final = 2.0
+_CLEARING: Final = 2.0
+"""Cold starts in which what has piled up is to be worked off."""
+_SPREAD: Final = 600.0
+_SIGNIFICANT: Final = 1.5
 """Standard deviations from which a difference is no chance."""
 _BUSY: Final = 45.0
 _HOUR: Final = 3600.0
@@ -108,6 +111,8 @@ class Knowledge:
     hourly: float = 0.0
     peak: float = 0.0
     """The most arrivals of a minute; fades over days."""
+    spread: float = 0.0
+    """Variance of `fast` about `slow`."""
     served: float = 0.0
     """Finished by each ready replica."""
     reading: float = 0.0
@@ -137,8 +142,8 @@ class Knowledge:
     @property
     def expected(self) -> float:
         """Arrivals: as in the last minute, or as in the last seconds where chance does not explain how many these are."""
-        chance = sqrt(self.slow / (2 * _FAST))
-        return self.fast if self.fast - self.slow > _SIGNIFICANT * chance else self.slow
+        chance = sqrt(max(self.slow / (2 * _FAST), self.spread))
+        return self.slow + max(0.0, self.fast - self.slow - _SIGNIFICANT * chance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +184,7 @@ def find_need(known: Knowledge, scene: Scene, *, cold_start: float | None) -> Ne
     if not known.is_known:
         return None
     queued = known.service.queued or 0
-    horizon = max(cold_start or COLD_START, _MINUTE)
+    horizon = _CLEARING * max(cold_start or COLD_START, _MINUTE)
     usual = known.expected * _MINUTE / 40
     backlog = max(0.0, scene.held + queued - usual) / (known.capacity * horizon)
     now, lasting = (_add_margin(known, rate) for rate in (known.expected, known.slow))
@@ -199,11 +204,13 @@ def _add_margin(known: Knowledge, rate: float) -> float:
 def _count(known: Knowledge, arrived: int, finished: int, seconds: float) -> Knowledge:
     rate = max(0, arrived) / seconds
     served = max(0, finished) / seconds / known.ready if known.ready else known.served
+    fast = _blend(known.fast, rate, seconds, _FAST, known.age)
     slow = _blend(known.slow, rate, seconds, _SLOW, known.age)
     return replace(
         known,
         peak=max(slow if known.age > _SLOW else 0.0, known.peak * exp(-seconds / _FADING)),
-        fast=_blend(known.fast, rate, seconds, _FAST, known.age),
+        fast=fast,
+        spread=_blend(known.spread, (fast - slow) ** 2, seconds, _SPREAD, known.age),
         slow=slow,
         hourly=_blend(known.hourly, rate, seconds, _HOUR, known.age),
         served=_blend(known.served, served, seconds, _SLOW, known.age),

@@ -160,6 +160,7 @@ async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> As
             recorder=Recorder(kube, "operator-a"),
             timing=timing,
             on_decision=told.append,
+            prices={"*": 2.0},
         )
         written = manifest(name="m", scaling=spec, **(beside or {}))
         await server.put(LLMDEPLOYMENTS, {**written, "metadata": {**written["metadata"], "uid": UID}})
@@ -235,6 +236,37 @@ async def test_does_not_write_again_what_the_watch_does_not_show_yet() -> None:
         assert scene.scaled_to() == [1]
         view = scene.autoscaler.view(stored(manifest(name="m")))
         assert (view.desired_replicas, view.reason, len(view.decisions)) == (1, Reason.SCALING, 1)
+
+
+async def test_shadow_records_what_it_would_do_and_writes_nothing_else() -> None:
+    async with scaling(mode="Shadow", target={"inFlight": 1}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, pod("a"))
+        await scene.gateway.change(str(KEY), in_flight=3)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+        await scene.autoscaler.scale(KEY)
+
+        assert SCALE not in scene.server.writes
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        (record,) = view.decisions
+        assert (view.desired_replicas, view.reason) == (1, Reason.SHADOW)
+        assert (record.from_replicas, record.to_replicas, record.reason) == (1, 3, ScalingReason.SHADOW)
+
+
+async def test_runs_as_many_as_the_budget_pays_for() -> None:
+    async with scaling(target={"inFlight": 1}, budget={"perHour": "5"}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, pod("a"))
+        await scene.gateway.change(str(KEY), in_flight=9)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scaled_to() == [2]
+        (record,) = scene.autoscaler.view(stored(manifest(name="m"))).decisions
+        assert record.reason is ScalingReason.AT_BUDGET
 
 
 async def test_sets_right_what_somebody_else_wrote() -> None:

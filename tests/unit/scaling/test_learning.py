@@ -87,7 +87,7 @@ def test_needs_more_for_what_has_piled_up() -> None:
     need = find_need(known, Scene(known.at, 2, 100), cold_start=100.0)
 
     assert need is not None
-    assert need.backlog == pytest.approx((100 - 3) / (known.capacity * 100), rel=0.05)
+    assert need.backlog == pytest.approx((100 - 3) / (known.capacity * 200), rel=0.05)
 
 
 def test_sees_a_jump_within_seconds() -> None:
