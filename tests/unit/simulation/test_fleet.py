@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lull.core.simulation.chance import Chance
 from lull.core.simulation.fleet import ColdStart, Options, Outcome, Request, Slo, Spot, View, simulate
-from lull.core.simulation.presets import PRESETS
-from lull.core.simulation.replica import Load, highest_rate, predict
 from tests.unit.simulation.models import By, Fixed, linear
 
 MODEL = linear()
@@ -224,22 +221,3 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
 
     assert run(7) == run(7)
     assert run(7) != run(8)
-
-
-@pytest.mark.parametrize("preset", ["qwen3-32b-h100-tp2", "llama-3.1-8b-l4"])
-@pytest.mark.parametrize("share", [0.2, 0.4, 0.6])
-def test_agrees_with_the_model_in_closed_form(preset: str, share: float) -> None:
-    model, chance, at = PRESETS[preset], Chance(3), 0.0
-    rate = share * highest_rate(model, Load(input_tokens=2000, output_tokens=300), ttft=3.0, tpot=0.1)
-    requests = []
-    for _ in range(round(200 * rate) + 300):
-        at += chance.exponential(1 / rate)
-        requests.append(Request(at, 2000, 300))
-
-    outcome = simulate(requests, Fixed(1), model, Options(initial_replicas=1), 0)
-
-    foreseen = predict(model, Load(input_tokens=2000, output_tokens=300, rate=rate))
-    assert outcome.tpot is not None
-    assert outcome.tpot.mean == pytest.approx(foreseen.tpot, rel=0.1)
-    assert outcome.ttft is not None
-    assert outcome.ttft.mean == pytest.approx(foreseen.ttft, rel=0.25)
