@@ -158,9 +158,9 @@ class Arena:
         return self.enter(family.name, f"{target:g}, min {least}", scaler, is_swept=is_swept)
 
     def enter_peak(self) -> Entry:
-        """As many replicas all the time as the busiest stretch needs, so that nobody waits longer than he may."""
+        """As many replicas all the time as the busiest stretch needs, as long as a request may wait."""
         work = measure_work(self._load, self._requests, self._load.slo.ttft)
-        replicas = min(ceil(max(work)), self._load.most)
+        replicas = min(max(ceil(max(work)), self._fewest), self._load.most)
         return self.enter(STATIC, f"{replicas}", Static(replicas))
 
     def find_static(self) -> Entry:

@@ -27,6 +27,8 @@ BUSY: Final = 0.7
 MOST_VARIATION: Final = 3.0
 QUIET_SHARE: Final = 0.3
 """Of a workload's windows, how many count as night: their highest rate is taken off all rates."""
+PACE: Final = 6.0
+"""How much faster days go by here than they did: one takes four hours."""
 DAY: Final = 86400.0
 RATE_WINDOW: Final = 600.0
 
@@ -110,7 +112,7 @@ LLMD_SECONDS: Final = 2430.0
 def list_loads(*, is_quick: bool) -> list[Load]:
     """All of them; when it has to be quick, with less of each."""
     slo = Slo(ttft=5.0, tpot=0.2)
-    days, pace = (1, 6.0) if is_quick else (2, 4.0)
+    days = 1 if is_quick else 2
     loads = [
         Load("Azure conversation", "llama-3.1-8b-l4", 1, slo, 20, _cut(read_azure, 1800 if is_quick else 3600)),
         Load(
@@ -129,7 +131,7 @@ def list_loads(*, is_quick: bool) -> list[Load]:
             1,
             slo,
             20,
-            lambda name=name: read_servegen(name, days=days, pace=pace, peak=8.0),
+            lambda name=name: read_servegen(name, days=days, pace=PACE, peak=8.0),
         )
         for name in ("m-mid", "m-small")
     ]

@@ -72,6 +72,8 @@ class GpuFacts:
     """Whether the link is NVLink, NVSwitch or xGMI rather than PCIe."""
     sustained: float = 1.0
     """Share of the arithmetic that lasts: the power limit of small cards, the maturity of kernels."""
+    sustained_bandwidth: float = 1.0
+    """The same of the memory's bandwidth."""
     labels: tuple[str, ...] = ()
     """As NVIDIA's GPU feature discovery names it."""
 
@@ -327,10 +329,30 @@ GPUS: Final = (
         labels=("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",),
     ),
     GpuFacts(
-        "MI300X", 196608, 5300, 1307, 2615, 0, 448, is_switched=True, sustained=0.6, labels=("AMD_Instinct_MI300X_OAM",)
+        "MI300X",
+        196608,
+        5300,
+        1307,
+        2615,
+        0,
+        448,
+        is_switched=True,
+        sustained=0.6,
+        sustained_bandwidth=0.65,
+        labels=("AMD_Instinct_MI300X_OAM",),
     ),
     GpuFacts(
-        "MI325X", 262144, 6000, 1307, 2615, 0, 448, is_switched=True, sustained=0.6, labels=("AMD_Instinct_MI325X_OAM",)
+        "MI325X",
+        262144,
+        6000,
+        1307,
+        2615,
+        0,
+        448,
+        is_switched=True,
+        sustained=0.6,
+        sustained_bandwidth=0.65,
+        labels=("AMD_Instinct_MI325X_OAM",),
     ),
     GpuFacts(
         "MI355X",
@@ -342,6 +364,7 @@ GPUS: Final = (
         538,
         is_switched=True,
         sustained=0.6,
+        sustained_bandwidth=0.65,
         labels=("AMD_Instinct_MI355X_OAM",),
     ),
 )
