@@ -64,7 +64,8 @@ def test_the_hpa_counts_replicas_that_load_as_idle_on_the_way_up() -> None:
 
 def test_keda_takes_the_last_replica_after_the_cool_down_and_brings_one_at_a_poll() -> None:
     keda = Keda()
-    busy, idle = {"running": 1}, {}
+    busy: dict[str, object] = {"running": 1}
+    idle: dict[str, object] = {}
 
     awake = [keda.scale(make_view(at, asked=1, **busy)) for at in (0.0, 15.0, 30.0)]
     left = next(at for at in range(45, 600, 15) if keda.scale(make_view(float(at), asked=1, **idle)) == 0)
