@@ -129,7 +129,8 @@ def _measure(cold_starts: Sequence[float], *, is_quick: bool) -> list[Claim]:
     say(f"  {len(matches)} traces with cold starts, and llm-d's scenario with at least {LEAST} replicas")
     with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         scored = dict(zip(CONTENDERS, pool.map(score, CONTENDERS), strict=True))
-        played = list(pool.map(play, matches))
+        # What the cold starts of a trace have in common is found once.
+        played = list(pool.map(play, matches, chunksize=len(cold_starts)))
     show(entry for entries in played for entry in entries)
     show_scenario(scored)
     claims = claim_scenario(scored, len(make_llmd()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +27,7 @@ STATIC: Final = "static"
 CLAIRVOYANT: Final = "clairvoyant"
 ATTAINMENT: Final = 0.99
 SEED: Final = 1
-_HALVINGS: Final = 5
+_HALVINGS: Final = 4
 _BEGINNING: Final = 300.0
 """Seconds whose load says how many replicas there are when a trace begins, for everybody."""
 _BEGINNING_FILL: Final = 0.7
@@ -106,7 +107,7 @@ class Match:
 def play(match: Match) -> list[Entry]:
     """All contenders; the sweep takes most of the time."""
     load = list_loads(is_quick=match.is_quick)[match.load]
-    arena = Arena(load, load.read(), match.cold_start)
+    arena = Arena(load, load.read(), match.cold_start, find_fewest(match.load, is_quick=match.is_quick))
     fewest = arena.find_static()
     entries = [arena.enter_peak(), fewest, arena.find_clairvoyant(fewest, is_quick=match.is_quick)]
     for family in FAMILIES:
@@ -128,12 +129,12 @@ def build_lull(most: int, **scaling: Any) -> Scaler:
 class Arena:
     """A trace and a cold start."""
 
-    def __init__(self, load: Load, requests: Sequence[Request], cold_start: float) -> None:
+    def __init__(self, load: Load, requests: Sequence[Request], cold_start: float, fewest: int) -> None:
         self._load = load
         self._requests = requests
         self._cold_start = cold_start
         self._beginning = ceil(measure_work(load, requests, _BEGINNING)[0] / _BEGINNING_FILL)
-        self._fewest = self._find_fewest()
+        self._fewest = fewest
 
     def enter(self, contender: str, setting: str, scaler: Scaler, *, is_swept: bool = False) -> Entry:
         outcome = self._run(scaler)
@@ -211,24 +212,31 @@ class Arena:
         """GPU-hours of so many all the time."""
         return replicas * self._load.gpus * self._requests[-1].at / 3600
 
-    def _find_fewest(self) -> int:
-        low, high = 0, self._load.most
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._run(Static(middle)).attainment >= ATTAINMENT:
-                high = middle
-            else:
-                low = middle
-        return high
-
     def _run(self, scaler: Scaler) -> Outcome:
-        options = Options(
-            cold_start=self._cold_start,
-            slo=self._load.slo,
-            max_replicas=self._load.most,
-            # Nobody's first minutes are a cold start: that would be most of what is missed.
-            initial_replicas=scaler.replicas if isinstance(scaler, Static) else self._beginning,
-            gpus_per_replica=self._load.gpus,
-            until=self._requests[-1].at,
-        )
-        return simulate(self._requests, scaler, self._load.replica, options, SEED)
+        return run(self._load, self._requests, scaler, cold_start=self._cold_start, replicas=self._beginning)
+
+
+@cache
+def find_fewest(number: int, *, is_quick: bool) -> int:
+    """Of a load, the fewest replicas that hold all the time."""
+    load = list_loads(is_quick=is_quick)[number]
+    requests = load.read()
+    low, high = 0, load.most
+    while high - low > 1:
+        middle = (low + high) // 2
+        outcome = run(load, requests, Static(middle), cold_start=0, replicas=middle)
+        low, high = (low, middle) if outcome.attainment >= ATTAINMENT else (middle, high)
+    return high
+
+
+def run(load: Load, requests: Sequence[Request], scaler: Scaler, *, cold_start: float, replicas: int) -> Outcome:
+    """Play once. Nobody's first minutes are a cold start: that would be most of what is missed."""
+    options = Options(
+        cold_start=cold_start,
+        slo=load.slo,
+        max_replicas=load.most,
+        initial_replicas=scaler.replicas if isinstance(scaler, Static) else replicas,
+        gpus_per_replica=load.gpus,
+        until=requests[-1].at,
+    )
+    return simulate(requests, scaler, load.replica, options, SEED)
