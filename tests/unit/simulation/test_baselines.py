@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,20 +15,10 @@ from bench.autoscaling.knative import Kpa
 from lull.core.simulation.fleet import Scaler, View
 
 
-def make_view(now: float = 0.0, *, asked: int = 1, **seen: object) -> View:
+def make_view(now: float = 0.0, *, asked: int = 1, waiting: int = 0, running: int = 0, **seen: Any) -> View:
+    nothing = {field.name: 0 for field in fields(View)}
     known = {
-        "wall": now,
         "ready": asked,
-        "loading": 0,
-        "ready_at": 0.0,
-        "held": 0,
-        "waiting": 0,
-        "running": 0,
-        "arrived": 0,
-        "finished": 0,
-        "tokens_held": 0,
-        "prompt_tokens_waiting": 0,
-        "output_tokens_outstanding_estimate": 0,
         "kv_usage": (0.0,) * asked,
         "queue_by_replica": (0,) * asked,
         "ttft_p90": None,
@@ -33,11 +26,11 @@ def make_view(now: float = 0.0, *, asked: int = 1, **seen: object) -> View:
         "cold_start": None,
         **seen,
     }
-    known.setdefault("in_flight", known["waiting"] + known["running"])  # type: ignore[operator]  # both are counts
-    return View(now=now, asked=asked, **known)  # type: ignore[arg-type]  # as the fields of a view are
+    counts = {"waiting": waiting, "running": running, "in_flight": waiting + running}
+    return View(**{**nothing, **known, **counts, "now": now, "wall": now, "asked": asked})  # type: ignore[arg-type]  # one of each field
 
 
-def follow(scaler: Scaler, asked: int, seconds: float, **seen: object) -> list[int]:
+def follow(scaler: Scaler, asked: int, seconds: float, **seen: Any) -> list[int]:
     """What it decides while it sees the same for so long, and all that it asks for is ready at once."""
     decided, now = [], 0.0
     while now <= seconds:
@@ -64,11 +57,9 @@ def test_the_hpa_counts_replicas_that_load_as_idle_on_the_way_up() -> None:
 
 def test_keda_takes_the_last_replica_after_the_cool_down_and_brings_one_at_a_poll() -> None:
     keda = Keda()
-    busy: dict[str, object] = {"running": 1}
-    idle: dict[str, object] = {}
 
-    awake = [keda.scale(make_view(at, asked=1, **busy)) for at in (0.0, 15.0, 30.0)]
-    left = next(at for at in range(45, 600, 15) if keda.scale(make_view(float(at), asked=1, **idle)) == 0)
+    awake = [keda.scale(make_view(at, asked=1, running=1)) for at in (0.0, 15.0, 30.0)]
+    left = next(at for at in range(45, 600, 15) if keda.scale(make_view(float(at), asked=1)) == 0)
     back = next(at for at in range(left + 15, left + 90, 15) if keda.scale(make_view(float(at), asked=0, held=1)) == 1)
 
     assert awake == [1, 1, 1]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench.autoscaling import claim
-from bench.autoscaling.contest import CLAIRVOYANT, LULL, STATIC, Entry
+from bench.autoscaling.contest import CLAIRVOYANT, FAMILIES, LULL, STATIC, Arena, Entry
 from bench.autoscaling.plans import Planned, build_plan, count_needed, measure_work
 from bench.autoscaling.scenario import find_rate
 from bench.autoscaling.traces import list_loads, make_llmd, make_square, read_servegen
@@ -67,6 +67,32 @@ def test_the_scenario_is_the_published_one() -> None:
 
     assert len(requests) == pytest.approx(2 * 330 + (4 + 6 + 8 + 10 + 4) * 360 + 300, rel=0.03)
     assert find_rate() == pytest.approx(1.45, abs=0.15)
+
+
+@pytest.fixture(scope="module")
+def arena() -> Arena:
+    load = replace(list_loads(is_quick=True)[-1], most=10)
+    return Arena(load, make_square(low=0.5, high=5.0, seconds=200.0, count=1), cold_start=20.0, fewest=6)
+
+
+def test_the_clairvoyant_holds_for_less_than_who_never_scales(arena: Arena) -> None:
+    fewest = arena.find_static()
+
+    bound = arena.find_clairvoyant(fewest, is_quick=True)
+
+    assert fewest.holds
+    assert bound.holds
+    assert bound.gpu_hours < 0.8 * fewest.gpu_hours
+
+
+def test_a_sweep_finds_a_setting_that_holds_where_the_documented_one_does_not(arena: Arena) -> None:
+    family = next(family for family in FAMILIES if family.name == "Knative KPA")
+    documented = arena.run_family(family, family.targets[0], family.least)
+
+    swept = list(arena.sweep(family, documented))
+
+    assert not documented.holds
+    assert [one.holds and one.is_swept for one in swept] == [True]
 
 
 PEAK = Entry("a trace", 100.0, STATIC, "10", False, 1.0, 1.0, 1.0, 10.0, 10.0, 10, 0, 0.0)
