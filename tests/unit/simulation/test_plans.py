@@ -8,7 +8,7 @@ import pytest
 
 from bench.autoscaling import claim
 from bench.autoscaling.contest import CLAIRVOYANT, FAMILIES, LULL, STATIC, Arena, Entry
-from bench.autoscaling.plans import Planned, build_plan, count_needed, measure_work
+from bench.autoscaling.plans import Needed, Planned, build_plan, count_needed, measure_work
 from bench.autoscaling.scenario import find_rate
 from bench.autoscaling.traces import list_loads, make_llmd, make_square, read_servegen
 from tests.unit.simulation.test_baselines import make_view
@@ -19,7 +19,7 @@ def count_at(plan: Planned, at: float) -> int:
 
 
 def test_orders_a_cold_start_ahead_and_keeps_what_is_needed_again_soon() -> None:
-    plan = build_plan([1, 1, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1], window=30, cold_start=50)
+    plan = build_plan(Needed(30, (1, 1, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1)), cold_start=50)
 
     assert [count_at(plan, at) for at in (0.0, 39.0, 41.0, 130.0, 179.0, 181.0, 309.0, 311.0, 389.0, 391.0)] == [
         *(1, 1, 2, 2, 2, 1, 1, 2, 2, 1)
@@ -27,9 +27,14 @@ def test_orders_a_cold_start_ahead_and_keeps_what_is_needed_again_soon() -> None
 
 
 def test_a_plan_ends_with_nobody() -> None:
-    plan = build_plan([0, 3, 0], window=30, cold_start=20)
+    plan = build_plan(Needed(30, (0, 3, 0)), cold_start=20)
 
     assert [count_at(plan, at) for at in (0.0, 11.0, 61.0)] == [0, 3, 0]
+
+
+def test_takes_a_replica_away_in_one_part() -> None:
+    assert Needed(30, (2, 2, 0, 0, 1, 1)).take_away(0, of=3) == Needed(30, (1, 1, 0, 0, 1, 1))
+    assert Needed(30, (2, 2, 0, 0, 1, 1)).take_away(1, of=3) == Needed(30, (2, 2, 0, 0, 1, 1))
 
 
 def test_a_window_has_what_the_one_before_may_leave_to_it() -> None:
