@@ -27,7 +27,7 @@ def make_view(now: float = 0.0, *, asked: int = 1, waiting: int = 0, running: in
         **seen,
     }
     counts = {"waiting": waiting, "running": running, "in_flight": waiting + running}
-    return View(**{**nothing, **known, **counts, "now": now, "wall": now, "asked": asked})  # type: ignore[arg-type]  # one of each field
+    return View(**{**nothing, **known, **counts, "now": now, "wall": now, "asked": asked})
 
 
 def follow(scaler: Scaler, asked: int, seconds: float, **seen: Any) -> list[int]:
