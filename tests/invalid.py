@@ -248,6 +248,18 @@ BROKEN_RULES: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"model": HUB, "scaling": {"minReplicas": 3, "maxReplicas": 2}},
         "minReplicas must not be greater than maxReplicas",
     ),
+    "budget without an amount": (
+        {"model": HUB, "scaling": {"budget": {}}},
+        "budget needs perHour, perMonth or both",
+    ),
+    "no time to the first token": (
+        {"model": HUB, "slo": {"timeToFirstToken": "0s"}},
+        "timeToFirstToken must be between 10ms and 1h",
+    ),
+    "hours per output token": (
+        {"model": HUB, "slo": {"timePerOutputToken": "1h"}},
+        "timePerOutputToken must be between 1ms and 1m",
+    ),
     "minimum above the default maximum": (
         {"model": HUB, "scaling": {"minReplicas": 9}},
         "minReplicas must not be greater than maxReplicas",
@@ -303,5 +315,6 @@ WRONG_FIELDS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "hold in words": ({"model": HUB, "queue": {"holdFor": "Forever"}}, "spec.queue.holdFor"),
     "negative replicas": ({"model": HUB, "replicas": -1}, "spec.replicas"),
     "no pool": ({"model": HUB, "placement": {"pools": []}}, "spec.placement.pools"),
+    "budget in words": ({"model": HUB, "scaling": {"budget": {"perHour": "much"}}}, "spec.scaling.budget.perHour"),
     "number as text": ({"model": HUB, "scaling": {"maxReplicas": "many"}}, "spec.scaling.maxReplicas"),
 }

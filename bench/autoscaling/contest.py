@@ -19,7 +19,7 @@ from lull.core.simulation.scalers import LullScaler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lull.core.simulation.fleet import Outcome, Request, Scaler
+    from lull.core.simulation.fleet import Outcome, Request, Scaler, Slo
 
 LULL: Final = "Lull"
 STATIC: Final = "static"
@@ -119,14 +119,18 @@ def play(match: Match) -> list[Entry]:
         entries.append(documented)
         if match.is_swept:
             entries += arena.sweep(family, documented)
-    entries.append(arena.enter(LULL, "default", build_lull(load.most)))
+    entries.append(arena.enter(LULL, "default", build_lull(load.most, slo=load.slo)))
     return [_bound(entry, entries) for entry in entries]
 
 
-def build_lull(most: int, **scaling: Any) -> Scaler:
-    """Lull with its defaults, whatever the trace."""
+def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
+    """Lull with its defaults, whatever the trace; what is asked of it is the SLO and the bounds."""
     spec = LLMDeploymentSpec.model_validate(
-        {"model": {"source": "hf://Qwen/Qwen3-0.6B"}, "scaling": {"maxReplicas": most, **scaling}}
+        {
+            "model": {"source": "hf://Qwen/Qwen3-0.6B"},
+            "slo": {"timeToFirstToken": f"{slo.ttft:g}s", "timePerOutputToken": f"{slo.tpot:g}s"},
+            "scaling": {"maxReplicas": most, **scaling},
+        }
     )
     return LullScaler(spec)
 

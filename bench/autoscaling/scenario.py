@@ -40,7 +40,7 @@ CONTENDERS: Final[dict[str, Callable[[], Scaler]]] = {
     "KEDA": lambda: Keda(least=LEAST, most=MOST),
     "llm-d queue": lambda: Keda(queue_target=1, least=LEAST, most=MOST, behavior=_GUIDE, poll=15),
     "llm-d SLO loop": lambda: SloLoop(SLO.ttft, SLO.tpot, least=LEAST, most=MOST),
-    LULL: lambda: build_lull(MOST, minReplicas=LEAST),
+    LULL: lambda: build_lull(MOST, slo=SLO, minReplicas=LEAST),
 }
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lull.api.reasons import ScalingReason
 from lull.api.scaling import PolicyType, ScalingPolicy, ScheduleSpec, SelectPolicy
+from lull.api.spec import LLMDeploymentSpec
+from lull.core.budget import Cap
+from lull.core.learning import Objective
 from lull.core.pacing import Pace
-from lull.core.scaling import Decision, History, Policy, ReplicaCounts, decide
+from lull.core.scaling import Decision, History, Policy, ReplicaCounts, build_policy, decide
 from lull.core.schedules import find_floor
-from lull.core.signals import Demand
+from lull.core.signals import Demand, Service
 
 paces = st.builds(
     Pace,
@@ -208,3 +211,121 @@ def test_changes_no_faster_than_a_policy_allows(
     for second in range(1, len(replicas)):
         start, before, after = replicas[max(second - period, 0)], replicas[second - 1], replicas[second]
         assert min(start - value, before) <= after <= max(start + value, before)
+
+
+OBJECTIVE = Objective(first_token=3.0, per_token=0.1, percentile=99)
+learning = policies.map(lambda policy: replace(policy, objective=OBJECTIVE, cold_start=10.0))
+moments = st.lists(
+    st.tuples(
+        st.integers(0, 40),
+        st.integers(0, 200),
+        st.integers(0, 40),
+        st.booleans(),
+        st.floats(0, 1),
+        st.floats(0, 1),
+        st.none() | st.floats(0.01, 60),
+        st.none() | st.floats(0.001, 1),
+    ),
+    min_size=1,
+    max_size=80,
+)
+Moment = tuple[int, int, int, bool, float, float, float | None, float | None]
+
+
+def run_learning(policy: Policy, load: list[Moment], *, start: int = 0, loading: bool = False) -> list[Decision]:
+    """One decision a second, on gateways that say how requests fare."""
+    decisions: list[Decision] = []
+    asked, history, arrived, finished, missed = min(policy.min_replicas, most(policy)), None, 0, 0, 0
+    for second, (held, in_flight, came, was_missed, reading, kv_usage, first_token, per_token) in enumerate(load):
+        arrived, finished, missed = arrived + came, finished + came, missed + (came if was_missed else 0)
+        service = Service(
+            arrived=arrived,
+            finished=finished,
+            met=finished - missed,
+            missed=missed,
+            queued=in_flight // 2,
+            reading=reading,
+            kv_usage=kv_usage,
+            first_token=first_token,
+            per_token=per_token,
+        )
+        decision = decide(
+            policy,
+            replace(demand(held, in_flight), service=service),
+            counts(asked, loading=asked if loading else 0),
+            history=history,
+            now=float(start + second),
+            wall=MONDAY + second,
+        )
+        decisions.append(decision)
+        asked, history = decision.replicas, decision.history
+    return decisions
+
+
+def steady(rate: int, busy: float, in_flight: int) -> list[Moment]:
+    return [(0, in_flight, rate, False, busy / 2, busy, 0.5, 0.02)] * 1000
+
+
+@given(learning, moments)
+def test_stays_within_bounds_whatever_it_learns(policy: Policy, load: list[Moment]) -> None:
+    least = min(policy.min_replicas, most(policy))
+
+    assert all(least <= decision.replicas <= most(policy) for decision in run_learning(policy, load))
+
+
+@given(learning, moments, st.integers(1, 10**4))
+def test_learns_the_same_at_any_time(policy: Policy, load: list[Moment], shift: int) -> None:
+    shifted = run_learning(policy, load, start=shift)
+
+    assert [one.replicas for one in run_learning(policy, load)] == [one.replicas for one in shifted]
+
+
+@given(learning, moments)
+def test_never_goes_down_while_replicas_load_whatever_it_learns(policy: Policy, load: list[Moment]) -> None:
+    replicas = [decision.replicas for decision in run_learning(policy, load, loading=True)]
+
+    assert replicas == sorted(replicas)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 30), st.floats(0.2, 0.8), st.integers(1, 60))
+def test_settles_under_constant_load_whatever_it_learns(rate: int, busy: float, in_flight: int) -> None:
+    spec = LLMDeploymentSpec.model_validate(
+        {"model": {"source": "hf://org/name"}, "scaling": {"minReplicas": 1, "maxReplicas": 1000}}
+    )
+
+    replicas = [one.replicas for one in run_learning(build_policy(spec), steady(rate, busy, in_flight))]
+
+    # The margin is on its way down while nothing is missed.
+    assert replicas[700:] == sorted(replicas[700:], reverse=True)
+
+
+@given(policies, loads, st.integers(0, 20))
+def test_never_has_more_than_the_budget_pays_for(policy: Policy, load: list[tuple[int, int]], paid: int) -> None:
+    capped = replace(policy, cap=Cap(paid, "it pays for so many"))
+
+    assert all(decision.replicas <= paid for decision in run(capped, load))
+
+
+@given(policies, loads, st.integers(0, 9), st.none() | st.integers(0, 9))
+def test_shadow_never_acts(policy: Policy, load: list[tuple[int, int]], asked: int, manual: int | None) -> None:
+    shadow, history = replace(policy, is_shadow=True, manual=manual, capacity=None), None
+    for second, (held, in_flight) in enumerate(load):
+        decision = decide(
+            shadow, demand(held, in_flight), counts(asked), history=history, now=float(second), wall=MONDAY + second
+        )
+        history = decision.history
+
+        assert decision.replicas == (asked if manual is None else manual)
+        assert decision.reason is ScalingReason.SHADOW
+
+
+@given(policies, st.integers(0, 60), st.integers(0, 200), st.integers(0, 20))
+def test_shadow_proposes_what_active_would_decide(policy: Policy, held: int, in_flight: int, asked: int) -> None:
+    active = decide(policy, demand(held, in_flight), counts(asked), history=None, now=0.0, wall=MONDAY)
+
+    shadow = decide(
+        replace(policy, is_shadow=True), demand(held, in_flight), counts(asked), history=None, now=0.0, wall=MONDAY
+    )
+
+    assert shadow.proposed == active.replicas

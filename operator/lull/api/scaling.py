@@ -24,6 +24,12 @@ class SelectPolicy(StrEnum):
     DISABLED = "Disabled"
 
 
+@unique
+class ScalingMode(StrEnum):
+    ACTIVE = "Active"
+    SHADOW = "Shadow"
+
+
 class TargetSpec(ApiModel):
     queue_length: Annotated[
         int,
@@ -42,11 +48,39 @@ class TargetSpec(ApiModel):
             ge=1,
             le=100_000,
             description=(
-                "Requests in flight per replica. Default: four fifths of engine.maxNumSeqs, or 32 where that is not "
-                "set. Immediate."
+                "Requests in flight per replica. Default: as many as replicas were seen to carry within spec.slo; "
+                "until that is known four fifths of engine.maxNumSeqs, or 32 where that is not set. Immediate."
             ),
         ),
     ] = None
+
+
+class SloSpec(ApiModel):
+    rules = (
+        Rule(
+            "duration(self.timeToFirstToken) >= duration('10ms') && duration(self.timeToFirstToken) <= duration('1h')",
+            lambda slo: 0.01 <= parse_duration(slo.time_to_first_token) <= 3600,
+            "timeToFirstToken must be between 10ms and 1h",
+        ),
+        Rule(
+            "duration(self.timePerOutputToken) >= duration('1ms') "
+            "&& duration(self.timePerOutputToken) <= duration('1m')",
+            lambda slo: 0.001 <= parse_duration(slo.time_per_output_token) <= 60,
+            "timePerOutputToken must be between 1ms and 1m",
+        ),
+    )
+
+    time_to_first_token: Annotated[
+        Duration, Field(description="Longest time until an answer begins, between 10ms and 1h. Immediate.")
+    ] = "3s"  # noqa: S105  a duration
+    time_per_output_token: Annotated[
+        Duration,
+        Field(description="Longest time from one token to the next, on average, between 1ms and 1m. Immediate."),
+    ] = "100ms"  # noqa: S105  likewise
+    percentile: Annotated[
+        int,
+        Field(ge=50, le=99, description="Share of the requests, in per cent, that are to be as quick. Immediate."),
+    ] = 99
 
 
 class ScheduleSpec(ApiModel):
@@ -114,18 +148,57 @@ class ScaleUpRules(_Pace):
 
 class ScaleDownRules(_Pace):
     stabilization_window_seconds: Annotated[
-        int,
+        int | None,
         Field(
             ge=0,
             le=3600,
-            description="For how long fewer replicas must be recommended before they go, in seconds. Immediate.",
+            description=(
+                "For how long fewer replicas must be recommended before they go, in seconds. Default: as long as the "
+                "last measured cold start, at least 60 and at most 600; 300 before the first. Immediate."
+            ),
         ),
-    ] = 300
+    ] = None
 
 
 class BehaviorSpec(ApiModel):
     scale_up: Annotated[ScaleUpRules, Field(description="Rules for adding replicas.")] = ScaleUpRules()
     scale_down: Annotated[ScaleDownRules, Field(description="Rules for removing replicas.")] = ScaleDownRules()
+
+
+_AMOUNT = r"^[0-9]{1,9}(\.[0-9]{1,4})?$"
+
+
+class BudgetSpec(ApiModel):
+    rules = (
+        Rule(
+            "has(self.perHour) || has(self.perMonth)",
+            lambda budget: budget.per_hour is not None or budget.per_month is not None,
+            "budget needs perHour, perMonth or both",
+        ),
+    )
+
+    per_hour: Annotated[
+        str | None,
+        Field(
+            pattern=_AMOUNT,
+            max_length=14,
+            description=(
+                "Most that all replicas may cost at a time, per hour, as text in the currency of the operator's prices: "
+                '"12.50". Default: no limit. Immediate.'
+            ),
+        ),
+    ] = None
+    per_month: Annotated[
+        str | None,
+        Field(
+            pattern=_AMOUNT,
+            max_length=14,
+            description=(
+                "Most that they may cost in a calendar month (UTC), as text. What is left is made to last a day: the "
+                "nearer its end, the fewer replicas; with nothing left none. Default: no limit. Immediate."
+            ),
+        ),
+    ] = None
 
 
 class ScalingSpec(ApiModel):
@@ -142,6 +215,15 @@ class ScalingSpec(ApiModel):
         ),
     )
 
+    mode: Annotated[
+        ScalingMode,
+        Field(
+            description=(
+                "Active: decisions are carried out. Shadow: they are recorded in status.decisions, and the replicas "
+                "stay as they are, or as spec.replicas says. Immediate."
+            )
+        ),
+    ] = ScalingMode.ACTIVE
     min_replicas: Annotated[
         int, Field(ge=0, le=1000, description="Fewest replicas; 0 lets the model sleep when nobody asks. Immediate.")
     ] = 0
@@ -164,6 +246,10 @@ class ScalingSpec(ApiModel):
             json_schema_extra=LIST_ATOMIC,
         ),
     ] = []
+    budget: Annotated[
+        BudgetSpec | None,
+        Field(description="What the replicas may cost; fewer run where it is reached. Default: no limit."),
+    ] = None
     behavior: Annotated[
         BehaviorSpec, Field(description="How fast recommendations are followed, in the words of autoscaling/v2.")
     ] = BehaviorSpec()

@@ -16,7 +16,7 @@ from lull.api.model import CacheType, ModelSpec, Task
 from lull.api.placement import PlacementSpec, PodTemplateSpec
 from lull.api.quantities import DURATION_PATTERN, parse_duration, parse_quantity
 from lull.api.requests import RequestsSpec, RouteSpec
-from lull.api.scaling import ScalingSpec
+from lull.api.scaling import ScalingSpec, SloSpec
 
 ENGINE_IMAGES: Final = {
     Vendor.NVIDIA: "vllm/vllm-openai:v0.33.0",
@@ -236,6 +236,15 @@ class LLMDeploymentSpec(ApiModel):
             ),
         ),
     ] = None
+    slo: Annotated[
+        SloSpec,
+        Field(
+            description=(
+                "How quick answers are to be. Lull learns how many requests a replica carries within it, and scales by "
+                "that where scaling.target.inFlight says nothing."
+            )
+        ),
+    ] = SloSpec()
     adapters: Annotated[
         AdaptersSpec | None,
         Field(

@@ -189,11 +189,16 @@ def simulate(  # noqa: PLR0917  each is an option
     cold_start: Annotated[
         str, typer.Option(help="From asked to ready; 80s-140s draws from a range (its 10th to 90th percentile).")
     ] = "100s",
-    slo_ttft: Annotated[str | None, typer.Option(help="Longest time to the first token; default: 3s.")] = None,
-    slo_tpot: Annotated[str | None, typer.Option(help="Longest time per further token; default: 100ms.")] = None,
+    slo_ttft: Annotated[
+        str | None, typer.Option(help="Longest time to the first token; default: spec.slo, 3s.")
+    ] = None,
+    slo_tpot: Annotated[
+        str | None, typer.Option(help="Longest time per further token; default: spec.slo, 100ms.")
+    ] = None,
     attainment: Annotated[
-        float, typer.Option(min=0, max=100, help="Requests that should meet both, in per cent.")
-    ] = 99.0,
+        float | None,
+        typer.Option(min=0, max=100, help="Requests that should meet both, in per cent; default: spec.slo, 99."),
+    ] = None,
     gpu_price: Annotated[float | None, typer.Option(min=0, help="Of one GPU for an hour, for costs.")] = None,
     initial_replicas: Annotated[
         int | None, typer.Option(min=0, max=1000, help="Ready when it begins; default: minReplicas.")

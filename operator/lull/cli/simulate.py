@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from lull.api.scaling import SloSpec
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.simulation.engine import Request
     from lull.core.simulation.outcome import Outcome, Percentiles
@@ -61,7 +62,7 @@ class Question:
     cold_start: str
     slo_ttft: str | None
     slo_tpot: str | None
-    attainment: float
+    attainment: float | None
     gpu_price: float | None
     initial_replicas: int | None
     spot_lifetime: str | None
@@ -90,9 +91,16 @@ class _Scene:
     requests: tuple[Request, ...]
     options: Options
     replica: Replica
+    attainment: float
+    """Share of the requests that should meet the SLO."""
 
     def play(self, name: str, spec: LLMDeploymentSpec, requests: Iterable[Request]) -> _Run:
-        scaler = LullScaler(spec, tick=OperatorSettings().tick_seconds)
+        price = self.question.gpu_price
+        scaler = LullScaler(
+            spec,
+            tick=OperatorSettings().tick_seconds,
+            price=None if price is None else price * self.replica.gpus,
+        )
         engine, model = spec.engine, self.replica.model
         model = replace(
             model,
@@ -145,7 +153,7 @@ def run(question: Question, *, output: str) -> int:
             draw({run.name: run.outcome for run in runs}, question.plot)
         except OSError as error:
             return complain("simulate", error)
-    return 3 if question.tune and not _is_met(runs[-1].outcome, question) else 0
+    return 3 if question.tune and not _is_met(runs[-1].outcome, scene) else 0
 
 
 def _prepare(question: Question) -> tuple[_Scene, dict[str, LLMDeploymentSpec]]:
@@ -155,6 +163,8 @@ def _prepare(question: Question) -> tuple[_Scene, dict[str, LLMDeploymentSpec]]:
         raise _Refused("--tune starts from one policy: give one --policy")
     if question.tune and next(iter(policies.values())).replicas is not None:
         raise _Refused("--tune: spec.replicas is set, so there is nothing to tune: leave it out")
+    if question.gpu_price is None and any(spec.scaling.budget is not None for spec in policies.values()):
+        raise _Refused("spec.scaling.budget needs to know what a GPU costs an hour: give --gpu-price")
     replica = _read_replica(question.engine)
     try:
         trace = parse_trace(_read_text(question.trace).splitlines())
@@ -166,19 +176,43 @@ def _prepare(question: Question) -> tuple[_Scene, dict[str, LLMDeploymentSpec]]:
             _read_duration("--spot-lifetime", question.spot_lifetime),
             _read_duration("--spot-notice", question.spot_notice),
         )
+    slo = _find_slo(question, policies)
     options = Options(
         cold_start=_read_cold_start(question.cold_start),
-        slo=Slo(
-            _read_duration("--slo-ttft", question.slo_ttft or "3s"),
-            _read_duration("--slo-tpot", question.slo_tpot or "100ms"),
-        ),
+        slo=Slo(parse_duration(slo.time_to_first_token), parse_duration(slo.time_per_output_token)),
         gpus_per_replica=replica.gpus,
         spot=spot,
         until=trace.seconds,
     )
     if trace.begins is not None:
         options = replace(options, begins=trace.begins)
-    return _Scene(question, trace.requests, options, replica), policies
+    share = (slo.percentile if question.attainment is None else question.attainment) / 100
+    # A policy that says nothing of an SLO is scaled for the one that it is measured by.
+    policies = {
+        name: spec if "slo" in spec.model_fields_set else spec.model_copy(update={"slo": slo})
+        for name, spec in policies.items()
+    }
+    return _Scene(question, trace.requests, options, replica, share), policies
+
+
+def _find_slo(question: Question, policies: Mapping[str, LLMDeploymentSpec]) -> SloSpec:
+    """What all policies are measured by: the command line, else what they say."""
+    first, *others = (spec.slo for spec in policies.values())
+    if question.slo_ttft is None or question.slo_tpot is None:
+        for other in others:
+            if other != first:
+                raise _Refused("the policies differ in spec.slo: say what to measure by, --slo-ttft and --slo-tpot")
+    given = {
+        "time_to_first_token": _read_slo("--slo-ttft", question.slo_ttft),
+        "time_per_output_token": _read_slo("--slo-tpot", question.slo_tpot),
+    }
+    return first.model_copy(update={name: text for name, text in given.items() if text is not None})
+
+
+def _read_slo(option: str, text: str | None) -> str | None:
+    if text is not None:
+        _read_duration(option, text)
+    return text
 
 
 def _name(paths: Sequence[Path]) -> dict[str, Path]:
@@ -305,27 +339,29 @@ def _tune(scene: _Scene, name: str, spec: LLMDeploymentSpec, *, aloud: bool) -> 
             runs.append(tried)
             return tried.outcome
 
-        for trial in tune(spec, evaluate, attainment=question.attainment / 100, most=question.tries):
+        for trial in tune(spec, evaluate, attainment=scene.attainment, most=question.tries):
             trials.append(trial)
             if aloud:
-                watch.say(_render_trial(trial, question))
+                watch.say(_render_trial(trial, scene.attainment))
     best = max(range(len(trials)), key=lambda at: (trials[at].is_best, at))
     tuned = replace(runs[best], name="tuned")
     return ([runs[0]] if best == 0 else [runs[0], tuned]), trials
 
 
-def _render_trial(trial: Trial, question: Question) -> str:
+def _render_trial(trial: Trial, attainment: float) -> str:
     choice, outcome = trial.choice, trial.outcome
     mark = "*" if trial.is_best else " "
-    verdict = "" if trial.is_met else f", below {question.attainment:g} %"
+    verdict = "" if trial.is_met else f", below {100 * attainment:g} %"
+    in_flight = "default" if choice.in_flight is None else choice.in_flight
+    window = "default" if choice.window is None else f"{choice.window} s"
     return (
-        f"{mark} inFlight {choice.in_flight}, minReplicas {choice.min_replicas}, scale-down window {choice.window} s: "
+        f"{mark} inFlight {in_flight}, minReplicas {choice.min_replicas}, scale-down window {window}: "
         f"{outcome.attainment:.2%}{verdict}, {outcome.gpu_hours:.2f} GPU-hours"
     )
 
 
-def _is_met(outcome: Outcome, question: Question) -> bool:
-    return outcome.attainment >= question.attainment / 100
+def _is_met(outcome: Outcome, scene: _Scene) -> bool:
+    return outcome.attainment >= scene.attainment
 
 
 def _show(scene: _Scene, runs: Sequence[_Run], trials: Sequence[Trial]) -> None:
@@ -385,7 +421,7 @@ def _build_table(scene: _Scene, runs: Sequence[_Run]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         outcome = run.outcome
-        style = "green" if _is_met(outcome, scene.question) else "yellow"
+        style = "green" if _is_met(outcome, scene) else "yellow"
         table.add_row(
             run.name,
             f"[{style}]{outcome.attainment:.2%}[/]",
@@ -421,24 +457,23 @@ def _remark(outcome: Outcome) -> Iterator[str]:
 
 
 def _show_tuned(scene: _Scene, runs: Sequence[_Run], trials: Sequence[Trial]) -> None:
-    question = scene.question
+    share = f"{100 * scene.attainment:g} % of the requests"
     print()
-    if not _is_met(runs[-1].outcome, question):
-        print(f"None of {len(trials)} policies meets the SLO for {question.attainment:g} % of the requests; the best:")
+    if not _is_met(runs[-1].outcome, scene):
+        print(f"None of {len(trials)} policies meets the SLO for {share}; the best:")
     elif len(runs) == 1:
         print(f"None of {len(trials)} policies is cheaper than the given one:")
     else:
-        print(
-            f"The cheapest of {len(trials)} policies that meets the SLO for {question.attainment:g} % of the requests:"
-        )
+        print(f"The cheapest of {len(trials)} policies that meets the SLO for {share}:")
     print(yaml.safe_dump({"scaling": _describe_choice(read_choice(runs[-1].spec))}, sort_keys=False), end="")
 
 
 def _describe_choice(choice: Choice) -> dict[str, Any]:
+    """As it stands in a manifest: without what is left to Lull."""
     return {
         "minReplicas": choice.min_replicas,
-        "target": {"inFlight": choice.in_flight},
-        "behavior": {"scaleDown": {"stabilizationWindowSeconds": choice.window}},
+        **({} if choice.in_flight is None else {"target": {"inFlight": choice.in_flight}}),
+        **({} if choice.window is None else {"behavior": {"scaleDown": {"stabilizationWindowSeconds": choice.window}}}),
     }
 
 
@@ -455,23 +490,24 @@ def _describe(scene: _Scene, runs: Sequence[_Run], trials: Sequence[Trial]) -> d
         "slo": {
             "ttftSeconds": options.slo.ttft,
             "tpotSeconds": options.slo.tpot,
-            "attainment": question.attainment / 100,
+            "attainment": scene.attainment,
         },
         "coldStart": question.cold_start,
         "seed": question.seed,
-        "policies": [_describe_run(run, question) for run in runs],
+        "policies": [_describe_run(run, scene) for run in runs],
         **({"trials": [_describe_trial(trial) for trial in trials]} if trials else {}),
     }
 
 
-def _describe_run(run: _Run, question: Question) -> dict[str, Any]:
+def _describe_run(run: _Run, scene: _Scene) -> dict[str, Any]:
     outcome = to_json(replace(run.outcome, samples=()))
     del outcome["samples"]
-    cost = {} if question.gpu_price is None else {"cost": run.outcome.gpu_hours * question.gpu_price}
+    price = scene.question.gpu_price
+    cost = {} if price is None else {"cost": run.outcome.gpu_hours * price}
     return {
         "policy": run.name,
         "scaling": run.spec.scaling.model_dump(mode="json", by_alias=True, exclude_none=True),
-        "isMet": _is_met(run.outcome, question),
+        "isMet": _is_met(run.outcome, scene),
         **outcome,
         **cost,
         "changes": [to_json(change) for change in run.scaler.changes],

@@ -7,12 +7,16 @@ move so far from there. Max takes the policy that allows the most change, Min th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lull.api.scaling import PolicyType, SelectPolicy
 
 if TYPE_CHECKING:
     from lull.api.scaling import ScaleDownRules, ScaleUpRules, ScalingPolicy
+
+UNMEASURED_WINDOW: Final = 300.0
+SHORTEST_WINDOW: Final = 60.0
+LONGEST_WINDOW: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,13 @@ class Pace:
         return max((policy.period_seconds for policy in self.policies), default=0.0)
 
 
-def build_pace(rules: ScaleUpRules | ScaleDownRules) -> Pace:
-    return Pace(rules.stabilization_window_seconds, rules.select_policy, tuple(rules.policies))
+def build_pace(rules: ScaleUpRules | ScaleDownRules, *, cold_start: float | None = None) -> Pace:
+    """Rules with a window, that of the spec or else one as long as a cold start."""
+    window: float | None = rules.stabilization_window_seconds
+    if window is None:
+        # To keep a replica that may be needed again costs no more than to start another one.
+        window = UNMEASURED_WINDOW if cold_start is None else min(LONGEST_WINDOW, max(SHORTEST_WINDOW, cold_start))
+    return Pace(window, rules.select_policy, tuple(rules.policies))
 
 
 def find_most(pace: Pace, replicas: int, changes: tuple[Change, ...], now: float) -> int | None:

@@ -3,6 +3,9 @@
 One replica should carry `target_in_flight` requests, and may have `target_queue` more waiting for it. So held
 requests do not ask for a replica each: those that the next replica will take at once are no sign that two are
 needed, which is what makes ten clients of a sleeping model start one pod and not three.
+
+Where the spec names no target, what replicas carry is learnt (`core.learning`), and takes the target's place as soon
+as it is known.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from lull.api.quantities import parse_duration, render_duration
 from lull.api.reasons import ScalingReason
+from lull.api.scaling import ScalingMode
+from lull.core.learning import Knowledge, Need, Objective, Scene, find_need, learn
 from lull.core.pacing import Change, Pace, build_pace, find_least, find_most
 from lull.core.placement import find_capacity
 from lull.core.schedules import Floor, find_floor
@@ -20,9 +25,12 @@ from lull.core.schedules import Floor, find_floor
 if TYPE_CHECKING:
     from lull.api.scaling import ScheduleSpec
     from lull.api.spec import LLMDeploymentSpec
+    from lull.core.budget import Cap
     from lull.core.signals import Demand
 
 DEFAULT_IN_FLIGHT: Final = 32
+_TOLERANCE: Final = 0.05
+"""So little of a replica is not worth one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,13 @@ class Policy:
     capacity: int | None
     """Most replicas that the pools hold together, where each of them has a limit."""
     manual: int | None
+    objective: Objective | None = None
+    """What replicas are to be learnt about; None where the target is as the spec says."""
+    cold_start: float | None = None
+    """Seconds that the last one took."""
+    cap: Cap | None = None
+    """What the budget pays for."""
+    is_shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,7 @@ class History:
     """Recommendations that may still hold a scale-up back: times rise, replicas rise."""
     changes: tuple[Change, ...]
     """Decisions that the policies of `behavior` may still count."""
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,8 @@ class Decision:
     history: History
     floor: Floor | None = None
     """The schedule that keeps more than minReplicas now."""
+    proposed: int | None = None
+    """What would have been decided, were it not for Shadow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +111,26 @@ class _Bounds:
     most: int
     floor: Floor | None
     """The schedule that raises `least`."""
-    is_full: bool
-    """Whether it is the pools that limit `most`."""
+    limit: ScalingReason
+    """Who says `most`."""
 
     def clamp(self, replicas: int) -> int:
         return min(max(replicas, self.least), self.most)
 
 
-def build_policy(spec: LLMDeploymentSpec) -> Policy:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What demand asks for, time aside."""
+
+    up: int
+    """Replicas to have now."""
+    keep: int
+    """Replicas not to go below."""
+    need: Need | None
+    """Where `up` and `keep` come from; None where they come from the target."""
+
+
+def build_policy(spec: LLMDeploymentSpec, *, cold_start: float | None = None, cap: Cap | None = None) -> Policy:
     scaling, sequences = spec.scaling, spec.engine.max_num_seqs
     derived = DEFAULT_IN_FLIGHT if sequences is None else max(1, sequences * 4 // 5)
     return Policy(
@@ -110,10 +140,20 @@ def build_policy(spec: LLMDeploymentSpec) -> Policy:
         target_in_flight=scaling.target.in_flight or derived,
         idle_after=parse_duration(scaling.idle_after),
         scale_up=build_pace(scaling.behavior.scale_up),
-        scale_down=build_pace(scaling.behavior.scale_down),
+        scale_down=build_pace(scaling.behavior.scale_down, cold_start=cold_start),
         schedules=tuple(scaling.schedules),
         capacity=find_capacity(spec.placement),
         manual=spec.replicas,
+        objective=None
+        if scaling.target.in_flight is not None
+        else Objective(
+            parse_duration(spec.slo.time_to_first_token),
+            parse_duration(spec.slo.time_per_output_token),
+            spec.slo.percentile,
+        ),
+        cold_start=cold_start,
+        cap=cap,
+        is_shadow=scaling.mode is ScalingMode.SHADOW,
     )
 
 
@@ -130,6 +170,8 @@ def decide(
 
     `now` is on a clock that never steps; `wall`, seconds since the Unix epoch, serves schedules and nothing else.
     """
+    if policy.is_shadow:
+        return _shadow(policy, demand, replicas, history=history, now=now, wall=wall)
     known = history or _begin(replicas, now)
     if policy.manual is not None:
         return _obey(policy, policy.manual, replicas, known)
@@ -141,41 +183,87 @@ def decide(
         return Decision(bounded, ScalingReason.SIGNAL_MISSING, message, known, bounds.floor)
 
     latest = max((at for at in (known.last_request_at, demand.last_request_at) if at is not None), default=None)
-    known = replace(known, last_request_at=now if demand.is_any else latest)
+    known = replace(
+        known,
+        last_request_at=now if demand.is_any else latest,
+        knowledge=_learn(policy, demand, replicas, known, now),
+    )
     idle = _is_idle(policy, demand, replicas, known, now)
-    recommended = bounds.clamp(max(_carry(policy, demand), 0 if idle else 1))
-    known = _remember(policy, known, Recommendation(now, recommended))
-    wanted, reason = _follow(policy, bounds, demand, replicas, known, recommended=recommended, idle=idle)
+    wish = _wish(policy, demand, replicas, known, now)
+    least = 0 if idle else 1
+    recommended, kept = bounds.clamp(max(wish.up, least)), bounds.clamp(max(wish.keep, least))
+    known = _remember(policy, known, Recommendation(now, recommended), kept=min(kept, recommended))
+    load = _Load(demand, wish, known.knowledge)
+    wanted, reason = _follow(policy, bounds, load, replicas, known, recommended=recommended, idle=idle)
     chosen = _pace(policy, bounds, replicas.asked, wanted, known, now)
     known = _note(policy, known, Change(now, chosen - replicas.asked))
     if chosen == wanted:
-        why = _explain(policy, bounds, demand, reason)
+        why = _explain(policy, bounds, load, reason)
     else:
         reason = ScalingReason.LIMITED
-        why = f"{_explain(policy, bounds, demand, reason)}; {_explain_pace(policy, wanted, chosen)}"
+        why = f"{_explain(policy, bounds, load, reason)}; {_explain_pace(policy, wanted, chosen)}"
     message = f"{_arrow(replicas.asked, chosen)}: {why}; {replicas.ready} ready, {replicas.loading} loading"
     return Decision(chosen, reason, message, known, bounds.floor)
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Demand, what it comes to in replicas, and how that is known."""
+
+    demand: Demand
+    wish: _Wish
+    knowledge: Knowledge | None
+
+
+def _shadow(
+    policy: Policy,
+    demand: Demand | None,
+    replicas: ReplicaCounts,
+    *,
+    history: History | None,
+    now: float,
+    wall: float,
+) -> Decision:
+    """What would be decided, while the replicas stay as they are, or as spec.replicas says."""
+    active = replace(policy, is_shadow=False, manual=None)
+    would = decide(active, demand, replicas, history=history, now=now, wall=wall)
+    # What was not carried out is no change that the policies of `behavior` could count.
+    known = replace(would.history, changes=history.changes if history is not None else ())
+    kept = replicas.asked if policy.manual is None else _obey(policy, policy.manual, replicas, known).replicas
+    message = f"{_arrow(replicas.asked, kept)}: Shadow; {would.reason} would make it {would.message}"
+    return Decision(kept, ScalingReason.SHADOW, message, known, would.floor, proposed=would.replicas)
+
+
 def _obey(policy: Policy, manual: int, replicas: ReplicaCounts, history: History) -> Decision:
-    """What somebody else decided, as far as the pools have room."""
-    chosen = manual if policy.capacity is None else min(manual, policy.capacity)
-    message = f"{_arrow(replicas.asked, chosen)}: spec.replicas says so"
-    if chosen == manual:
-        return Decision(chosen, ScalingReason.MANUAL, message, history)
-    message = f"{_arrow(replicas.asked, chosen)}: spec.replicas is {manual}; the pools hold {chosen} at most"
-    return Decision(chosen, ScalingReason.POOLS_FULL, message, history)
+    """What somebody else decided, as far as the pools have room and the budget pays for it."""
+    most, reason = _find_most(policy, manual)
+    message = f"{_arrow(replicas.asked, most)}: spec.replicas says so"
+    if most == manual:
+        return Decision(most, ScalingReason.MANUAL, message, history)
+    limit = _explain_most(policy, most, reason)
+    message = f"{_arrow(replicas.asked, most)}: spec.replicas is {manual}; {limit}"
+    return Decision(most, reason, message, history)
+
+
+def _find_most(policy: Policy, wanted: int) -> tuple[int, ScalingReason]:
+    """The most that there may be, up to a number, and who says so."""
+    most, reason = wanted, ScalingReason.AT_MAXIMUM
+    if policy.capacity is not None and policy.capacity < most:
+        most, reason = policy.capacity, ScalingReason.POOLS_FULL
+    if policy.cap is not None and policy.cap.replicas < most:
+        most, reason = policy.cap.replicas, ScalingReason.AT_BUDGET
+    return most, reason
 
 
 def _find_bounds(policy: Policy, wall: float) -> _Bounds:
-    floor = find_floor(policy.schedules, wall)
-    most = policy.max_replicas if policy.capacity is None else min(policy.max_replicas, policy.capacity)
+    floor = find_floor(policy.schedules, wall, ahead=policy.cold_start or 0.0)
+    most, limit = _find_most(policy, policy.max_replicas)
     is_raised = floor is not None and floor.replicas > policy.min_replicas
     return _Bounds(
         least=min(floor.replicas if floor is not None and is_raised else policy.min_replicas, most),
         most=most,
         floor=floor if is_raised else None,
-        is_full=most < policy.max_replicas,
+        limit=limit,
     )
 
 
@@ -185,9 +273,34 @@ def _begin(replicas: ReplicaCounts, now: float) -> History:
     return History(since=now, last_request_at=None, peaks=start, troughs=start, changes=())
 
 
-def _carry(policy: Policy, demand: Demand) -> int:
-    """Replicas that the present demand needs, bounds and time aside."""
-    return max(_for_queue(policy, demand), _for_in_flight(policy, demand))
+def _learn(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> Knowledge | None:
+    # What only some gateways say is neither all that arrived nor all that was answered.
+    if policy.objective is None or demand.service is None or not demand.complete:
+        return history.knowledge if policy.objective is not None else None
+    return learn(history.knowledge, demand.service, Scene(now, replicas.ready, demand.held), policy.objective)
+
+
+def _wish(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> _Wish:
+    """Replicas that demand needs, bounds and time aside."""
+    knowledge = history.knowledge
+    carried = max(_for_queue(policy, demand), _for_in_flight(policy, demand))
+    if knowledge is not None and knowledge.at == now:
+        scene = Scene(now, replicas.ready, demand.held)
+        need = find_need(knowledge, scene, cold_start=policy.cold_start)
+        if need is not None:
+            up = _round_up(need.now)
+            if knowledge.busyness > 1 and not replicas.loading:
+                # Whatever was learnt, replicas are too busy at present.
+                up = max(up, replicas.ready + 1)
+            return _Wish(up, min(up, _round_up(need.lasting)), need)
+        if knowledge.is_rough:
+            # They have too much to do, however little the target makes of it.
+            carried = max(carried, replicas.ready + replicas.loading)
+    return _Wish(carried, carried, None)
+
+
+def _round_up(need: float) -> int:
+    return ceil(need - _TOLERANCE)
 
 
 def _for_queue(policy: Policy, demand: Demand) -> int:
@@ -210,12 +323,12 @@ def _is_idle(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: H
     return now - max(last, replicas.ready_at or last) >= policy.idle_after
 
 
-def _remember(policy: Policy, history: History, recommendation: Recommendation) -> History:
+def _remember(policy: Policy, history: History, recommendation: Recommendation, *, kept: int) -> History:
     """Keep of each window only what can still decide it, so that memory is bounded by the number of replicas."""
     at, count = recommendation.at, recommendation.replicas
-    peaks = (p for p in history.peaks if p.at > at - policy.scale_down.window and p.replicas > count)
+    peaks = (p for p in history.peaks if p.at > at - policy.scale_down.window and p.replicas > kept)
     troughs = (t for t in history.troughs if t.at > at - policy.scale_up.window and t.replicas < count)
-    return replace(history, peaks=(*peaks, recommendation), troughs=(*troughs, recommendation))
+    return replace(history, peaks=(*peaks, Recommendation(at, kept)), troughs=(*troughs, recommendation))
 
 
 def _note(policy: Policy, history: History, change: Change) -> History:
@@ -228,7 +341,7 @@ def _note(policy: Policy, history: History, change: Change) -> History:
 def _follow(
     policy: Policy,
     bounds: _Bounds,
-    demand: Demand,
+    load: _Load,
     replicas: ReplicaCounts,
     history: History,
     *,
@@ -238,29 +351,29 @@ def _follow(
     """The recommendation, held back where time, loading replicas or a missing signal say so."""
     within = bounds.clamp(replicas.asked)
     if recommended > replicas.asked:
-        return _rise(policy, bounds, demand, replicas.asked, history)
+        return _rise(policy, bounds, load, replicas.asked, history)
     if within < replicas.asked:
-        return within, _name_most(bounds)
+        return within, bounds.limit
     if recommended == replicas.asked:
-        return recommended, _reason_steady(policy, bounds, demand, recommended)
-    why_not = _find_obstacle(demand, replicas)
+        return recommended, _reason_steady(bounds, load, recommended)
+    why_not = _find_obstacle(load.demand, replicas)
     if why_not is not None:
         return replicas.asked, why_not
     if idle:
         # Nobody asked for all of idle_after: that is a window of its own.
         return recommended, ScalingReason.IDLE
-    steady = min(replicas.asked, history.peaks[0].replicas)
+    steady = max(recommended, min(replicas.asked, history.peaks[0].replicas))
     return steady, ScalingReason.STABILIZING if steady == replicas.asked else ScalingReason.LOAD_BELOW_TARGET
 
 
-def _rise(policy: Policy, bounds: _Bounds, demand: Demand, asked: int, history: History) -> tuple[int, ScalingReason]:
+def _rise(policy: Policy, bounds: _Bounds, load: _Load, asked: int, history: History) -> tuple[int, ScalingReason]:
     within = bounds.clamp(asked)
     steady = history.troughs[0].replicas
     if within == 0:
         # Waking is never held back: somebody waits for it. How far up is.
         return max(1, steady), ScalingReason.ACTIVATED
     chosen = max(within, steady)
-    return chosen, ScalingReason.STABILIZING if chosen == asked else _reason_up(policy, bounds, demand, chosen)
+    return chosen, ScalingReason.STABILIZING if chosen == asked else _reason_up(policy, bounds, load, chosen)
 
 
 def _pace(policy: Policy, bounds: _Bounds, asked: int, wanted: int, history: History, now: float) -> int:
@@ -287,21 +400,28 @@ def _find_obstacle(demand: Demand, replicas: ReplicaCounts) -> ScalingReason | N
     return None if demand.complete else ScalingReason.SIGNAL_MISSING
 
 
-def _reason_up(policy: Policy, bounds: _Bounds, demand: Demand, chosen: int) -> ScalingReason:
-    carried = _carry(policy, demand)
+def _reason_up(policy: Policy, bounds: _Bounds, load: _Load, chosen: int) -> ScalingReason:
+    carried = load.wish.up
     if carried <= bounds.least and chosen == bounds.least:
         return _name_least(bounds)
-    if carried > chosen == bounds.most and bounds.is_full:
-        return ScalingReason.POOLS_FULL
-    if _for_in_flight(policy, demand) >= _for_queue(policy, demand):
+    if carried > chosen == bounds.most and bounds.limit is not ScalingReason.AT_MAXIMUM:
+        return bounds.limit
+    need = load.wish.need
+    if need is not None:
+        return (
+            ScalingReason.QUEUE_ABOVE_TARGET
+            if _round_up(need.now - need.backlog) < chosen <= _round_up(need.now)
+            else ScalingReason.RATE_ABOVE_CAPACITY
+        )
+    if _for_in_flight(policy, load.demand) >= _for_queue(policy, load.demand):
         return ScalingReason.IN_FLIGHT_ABOVE_TARGET
     return ScalingReason.QUEUE_ABOVE_TARGET
 
 
-def _reason_steady(policy: Policy, bounds: _Bounds, demand: Demand, asked: int) -> ScalingReason:
-    if _carry(policy, demand) > bounds.most:
-        return _name_most(bounds)
-    if not demand.is_any and asked == bounds.least:
+def _reason_steady(bounds: _Bounds, load: _Load, asked: int) -> ScalingReason:
+    if load.wish.up > bounds.most:
+        return bounds.limit
+    if not load.demand.is_any and asked == bounds.least:
         return _name_least(bounds)
     return ScalingReason.WITHIN_TARGET
 
@@ -310,35 +430,50 @@ def _name_least(bounds: _Bounds) -> ScalingReason:
     return ScalingReason.AT_MINIMUM if bounds.floor is None else ScalingReason.SCHEDULED
 
 
-def _name_most(bounds: _Bounds) -> ScalingReason:
-    return ScalingReason.POOLS_FULL if bounds.is_full else ScalingReason.AT_MAXIMUM
-
-
-def _explain(policy: Policy, bounds: _Bounds, demand: Demand, reason: ScalingReason) -> str:
-    load = f"{demand.held + demand.waiting} waiting and {demand.in_flight} in flight"
-    target = f"a target of {policy.target_queue} and {policy.target_in_flight} per replica"
+def _explain(policy: Policy, bounds: _Bounds, load: _Load, reason: ScalingReason) -> str:
+    demand = load.demand
+    asked = f"{demand.held + demand.waiting} waiting and {demand.in_flight} in flight"
+    target = _describe_target(policy, load)
     match reason:
         case ScalingReason.ACTIVATED:
-            why = f"{load}, nothing running" if demand.is_any else "a request came and left, nothing running"
-        case ScalingReason.QUEUE_ABOVE_TARGET | ScalingReason.IN_FLIGHT_ABOVE_TARGET:
-            why = f"{load} over {target}"
+            why = f"{asked}, nothing running" if demand.is_any else "a request came and left, nothing running"
+        case (
+            ScalingReason.QUEUE_ABOVE_TARGET | ScalingReason.IN_FLIGHT_ABOVE_TARGET | ScalingReason.RATE_ABOVE_CAPACITY
+        ):
+            why = f"{asked} over {target}"
         case ScalingReason.LOAD_BELOW_TARGET:
-            why = f"{load}, below {target} for {render_duration(policy.scale_down.window)}"
+            why = f"{asked}, below {target} for {render_duration(policy.scale_down.window)}"
         case ScalingReason.IDLE:
             why = f"no request for {render_duration(policy.idle_after)}"
-        case ScalingReason.AT_MAXIMUM:
-            why = f"{load}; maxReplicas is {bounds.most}"
-        case ScalingReason.POOLS_FULL:
-            why = f"{load} for {target}; the pools hold {bounds.most} at most"
+        case ScalingReason.AT_MAXIMUM | ScalingReason.POOLS_FULL | ScalingReason.AT_BUDGET:
+            why = f"{asked} for {target}; {_explain_most(policy, bounds.most, reason)}"
         case ScalingReason.AT_MINIMUM:
-            why = f"{load}; minReplicas is {bounds.least}"
+            why = f"{asked}; minReplicas is {bounds.least}"
         case ScalingReason.SCHEDULED if bounds.floor is not None:
-            why = f'{load}; the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}) keeps {bounds.least}'
+            begins = f" begins in {render_duration(bounds.floor.begins_in)} and" if bounds.floor.begins_in else ""
+            why = f'{asked}; the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}){begins} keeps {bounds.least}'
         case ScalingReason.SIGNAL_MISSING:
-            why = f"{load}, but not every gateway was heard"
+            why = f"{asked}, but not every gateway was heard"
         case _:
-            why = f"{load} for {target}"
+            why = f"{asked} for {target}"
     return why
+
+
+def _explain_most(policy: Policy, most: int, limit: ScalingReason) -> str:
+    if limit is ScalingReason.AT_BUDGET and policy.cap is not None:
+        return policy.cap.message
+    return f"the pools hold {most} at most" if limit is ScalingReason.POOLS_FULL else f"maxReplicas is {most}"
+
+
+def _describe_target(policy: Policy, load: _Load) -> str:
+    """What a replica is to carry."""
+    knowledge = load.knowledge
+    if load.wish.need is None or knowledge is None:
+        return f"a target of {policy.target_queue} and {policy.target_in_flight} per replica"
+    return (
+        f"{knowledge.capacity:.3g} requests/s per replica, of which {knowledge.expected:.3g} come, "
+        f"and a margin of {knowledge.margin:.2f}"
+    )
 
 
 def _explain_pace(policy: Policy, wanted: int, chosen: int) -> str:

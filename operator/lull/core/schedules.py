@@ -29,6 +29,8 @@ class Floor:
     replicas: int
     cron: str
     timezone: str
+    begins_in: float = 0.0
+    """Seconds until it begins; its replicas are asked for beforehand."""
 
 
 def check_schedules(spec: ScalingSpec) -> None:
@@ -43,33 +45,34 @@ def check_schedules(spec: ScalingSpec) -> None:
         raise InvalidSpec("; ".join(problems))
 
 
-def find_floor(schedules: Iterable[ScheduleSpec], wall: float) -> Floor | None:
-    """The highest minReplicas of the schedules that last now; `wall` is seconds since the Unix epoch.
+def find_floor(schedules: Iterable[ScheduleSpec], wall: float, *, ahead: float = 0.0) -> Floor | None:
+    """The highest minReplicas of the schedules that last now, or begin within `ahead`, the time that a start takes.
 
-    One that cannot be read asks for nothing: the spec is refused for it, and the others still hold.
+    `wall` is seconds since the Unix epoch. A schedule that cannot be read asks for nothing: the spec is refused for
+    it, and the others still hold.
     """
     floors = [
-        Floor(schedule.min_replicas, schedule.cron, schedule.timezone)
+        Floor(schedule.min_replicas, schedule.cron, schedule.timezone, max(0.0, begin - wall))
         for schedule in schedules
-        if _is_on(schedule, wall)
+        if (begin := _find_begin(schedule, wall)) is not None and begin <= wall + ahead
     ]
-    return max(floors, key=lambda floor: floor.replicas, default=None)
+    return max(floors, key=lambda floor: (floor.replicas, -floor.begins_in), default=None)
 
 
 class _Unreadable(Exception):  # noqa: N818  becomes the end of a sentence
     """Which field of a schedule cannot be read, and what to write."""
 
 
-def _is_on(schedule: ScheduleSpec, wall: float) -> bool:
-    """Whether it began within its duration before now."""
+def _find_begin(schedule: ScheduleSpec, wall: float) -> float | None:
+    """When the one that lasts now began, else when the next begins; None where there is none."""
     earliest = wall - parse_duration(schedule.duration)
     try:
         starts = _list_starts(schedule, after=earliest)
     except _Unreadable:
-        return False
+        return None
     # Instants, as datetimes of one zone compare by what the clock shows. Where it shows an hour twice, the first start
     # to be listed can be the one before.
-    return next((at <= wall for start in starts if (at := start.timestamp()) > earliest), False)
+    return next((at for start in starts if (at := start.timestamp()) > earliest), None)
 
 
 def _list_starts(schedule: ScheduleSpec, *, after: float) -> CronSim:

@@ -36,6 +36,29 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """How requests fare, over all gateways and engines; what is None nobody says."""
+
+    arrived: int
+    """This and `finished`, `met` and `missed` are counts that only grow within an epoch."""
+    finished: int
+    epoch: str = ""
+    """Who counted: where this differs, counts began anew."""
+    met: int | None = None
+    """Answered within the SLO."""
+    missed: int | None = None
+    queued: int | None = None
+    """Let go, and not begun yet by an engine."""
+    reading: float | None = None
+    """Share of the ready replicas that have prompts to read."""
+    kv_usage: float | None = None
+    """Average over the ready replicas, up to 1."""
+    first_token: float | None = None
+    """90th percentile of the last minute, in seconds, as the next."""
+    per_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What asks for replicas of one LLMDeployment, over all gateways."""
 
@@ -46,6 +69,8 @@ class Demand:
     last_request_at: float | None
     complete: bool
     """Whether every gateway was heard. Where not, there may be more demand, never less."""
+    service: Service | None = None
+    """None where gateways do not say it."""
 
     @property
     def is_any(self) -> bool:

@@ -10,8 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lull.cli import app
 from tests.manifests import manifest
@@ -108,7 +107,9 @@ def test_tunes_a_policy_and_says_what_it_tried(folder: Path) -> None:
     result = simulate(folder, "--tune", "--attainment", "100", "--tries", "12", policies=("ample.yaml",))
 
     assert result.exit_code == 0, result.stderr
-    assert result.stderr.splitlines()[0].startswith("* inFlight 32, minReplicas 3, scale-down window 300 s: 100.00%")
+    assert result.stderr.splitlines()[0].startswith(
+        "* inFlight default, minReplicas 3, scale-down window default: 100.00%"
+    )
     assert "The cheapest of " in result.stdout
     text = result.stdout
     found = yaml.safe_load(text[text.index("scaling:") : text.index("Simulated")])
@@ -223,3 +224,26 @@ def test_help_loads_nothing_of_the_simulation() -> None:
 
     assert "--policy" in output
     assert output.splitlines()[-1] == "[]"
+
+
+def test_the_slo_is_the_policys_where_nothing_else_is_asked_for(folder: Path) -> None:
+    (folder / "strict.yaml").write_text(
+        "scaling: {minReplicas: 3}\nslo: {timeToFirstToken: 1s, timePerOutputToken: 80ms, percentile: 90}\n"
+    )
+
+    said = ask(folder, "--slo-tpot", "70ms", policies=("strict.yaml",))
+    both = simulate(folder, policies=("strict.yaml", "lean.yaml"))
+
+    assert said["slo"] == {"ttftSeconds": 1.0, "tpotSeconds": 0.07, "attainment": 0.9}
+    assert both.exit_code == 1
+    assert "the policies differ in spec.slo: say what to measure by, --slo-ttft and --slo-tpot" in both.stderr
+
+
+def test_a_budget_needs_a_price(folder: Path) -> None:
+    (folder / "frugal.yaml").write_text("{minReplicas: 1, budget: {perHour: '2'}}")
+
+    unknown = simulate(folder, policies=("frugal.yaml",))
+    known = ask(folder, "--gpu-price", "0.8", policies=("frugal.yaml",))
+
+    assert "give --gpu-price" in unknown.stderr
+    assert known["policies"][0]["mostReplicas"] <= 2

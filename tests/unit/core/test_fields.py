@@ -19,6 +19,7 @@ from lull.api.schema import build_crd
 from lull.core.adapters import list_adapters
 from lull.core.admission import build_limits
 from lull.core.answers import build_terms
+from lull.core.budget import find_cap
 from lull.core.catalogue import build_catalogue
 from lull.core.continuation import may_continue
 from lull.core.fallback import Asked, State, choose
@@ -66,6 +67,8 @@ COMPANY: Final[dict[str, Spec]] = {
     "podTemplate.tolerations[]": {"podTemplate": {"tolerations": [{"key": "a", "value": "b", "effect": "NoExecute"}]}},
     "podTemplate.topologySpreadConstraints[]": {"podTemplate": {"topologySpreadConstraints": [_SPREAD]}},
     "scaling.schedules[]": {"scaling": {"schedules": [_SCHEDULE]}},
+    "scaling.budget.perHour": {"scaling": {"budget": {"perHour": "10"}}},
+    "scaling.budget.perMonth": {"scaling": {"budget": {"perMonth": "100"}}},
     "scaling.behavior.scaleUp.policies[]": {"scaling": {"behavior": {"scaleUp": {"policies": [_PACE]}}}},
     "scaling.behavior.scaleUp.selectPolicy": {"scaling": {"behavior": {"scaleUp": {"policies": [_PACE]}}}},
     "scaling.behavior.scaleDown.policies[]": {"scaling": {"behavior": {"scaleDown": {"policies": [_PACE]}}}},
@@ -116,6 +119,10 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "placement.pools[].tolerations[].key": ("c",),
     "placement.pools[].tolerations[].value": ("c",),
     "scaling.idleAfter": ("1h",),
+    "scaling.budget.perHour": ("20",),
+    "scaling.budget.perMonth": ("200",),
+    "slo.timeToFirstToken": ("1s",),
+    "slo.timePerOutputToken": ("50ms",),
     "scaling.schedules[].cron": ("0 9 * * *", "99 9 * * *"),
     "scaling.schedules[].timezone": ("Europe/Berlin", "Mars/Base"),
     "scaling.schedules[].duration": ("1h",),
@@ -258,6 +265,7 @@ def _observe(spec: Spec) -> Any:
         [_without(json.dumps(child), revisions) for child in children],
         _look_at_a_full_cluster(deployment, children),
         build_policy(deployment.spec),
+        find_cap(deployment.spec.scaling.budget, price=1.0, spent=0.0, wall=0.0),
         [split(replicas, deployment.spec.placement, {}) for replicas in range(12)],
         dict(catalogue.names),
         build_limits(deployment),

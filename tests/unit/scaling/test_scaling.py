@@ -10,9 +10,11 @@ import pytest
 from lull.api.reasons import ScalingReason
 from lull.api.scaling import PolicyType, ScalingPolicy, ScheduleSpec, SelectPolicy
 from lull.api.spec import LLMDeploymentSpec
+from lull.core.budget import Cap
+from lull.core.learning import Objective
 from lull.core.pacing import Pace
-from lull.core.scaling import Policy, ReplicaCounts, build_policy, decide
-from lull.core.signals import Demand
+from lull.core.scaling import History, Policy, ReplicaCounts, build_policy, decide
+from lull.core.signals import Demand, Service
 
 POLICY = Policy(
     min_replicas=0,
@@ -304,6 +306,73 @@ def test_a_schedule_holds_where_demand_is_unknown() -> None:
     decision = decide(replace(POLICY, schedules=(WORKDAYS,)), None, NONE, history=None, now=0.0, wall=MORNING)
 
     assert (decision.replicas, decision.reason) == (2, ScalingReason.SIGNAL_MISSING)
+
+
+def test_asks_for_a_schedules_replicas_a_cold_start_before_it_begins() -> None:
+    policy = replace(POLICY, schedules=(WORKDAYS,), cold_start=90.0)
+
+    early = decide(policy, asked(), NONE, history=None, now=0.0, wall=MORNING - 91)
+    ahead = decide(policy, asked(), NONE, history=early.history, now=1.0, wall=MORNING - 90)
+
+    assert early.replicas == 0
+    assert (ahead.replicas, ahead.reason) == (2, ScalingReason.SCHEDULED)
+    assert 'the schedule "0 8 * * 1-5" (UTC) begins in 1m30s and keeps 2' in ahead.message
+
+
+def test_goes_no_higher_than_the_budget_pays_for() -> None:
+    poor = replace(POLICY, min_replicas=1, cap=Cap(3, "9 an hour pays for 3 at 3 each"))
+
+    up = decide(poor, asked(in_flight=200), ready(1), history=None, now=0.0, wall=0.0)
+    down = decide(poor, asked(in_flight=200), ready(5), history=up.history, now=1.0, wall=0.0)
+    manual = decide(replace(poor, manual=7), asked(), ready(1), history=None, now=0.0, wall=0.0)
+
+    assert (up.replicas, up.reason) == (3, ScalingReason.AT_BUDGET)
+    assert "9 an hour pays for 3 at 3 each" in up.message
+    assert (down.replicas, down.reason) == (3, ScalingReason.AT_BUDGET)
+    assert (manual.replicas, manual.reason) == (3, ScalingReason.AT_BUDGET)
+
+
+def test_shadow_says_what_it_would_do_and_leaves_it() -> None:
+    decision = decide(replace(POLICY, is_shadow=True), asked(in_flight=128), ready(1), history=None, now=0.0, wall=0.0)
+
+    assert (decision.replicas, decision.proposed, decision.reason) == (1, 4, ScalingReason.SHADOW)
+    assert decision.message.startswith("1 → 1: Shadow; InFlightAboveTarget would make it 1 → 4: 0 waiting and 128")
+
+
+LEARNING = replace(POLICY, objective=Objective(3.0, 0.1, 99), cold_start=60.0, max_replicas=20)
+
+
+def carry(rate: float, *, kv_usage: float, ready_count: int, seconds: int = 300) -> tuple[History | None, Service]:
+    """What is known after so many seconds of an even load."""
+    history: History | None = None
+    for second in range(seconds):
+        done = round(rate * second)
+        service = Service(done, done, met=done, missed=0, queued=0, reading=0.2, kv_usage=kv_usage, first_token=0.3)
+        load = replace(asked(in_flight=20), service=service)
+        decision = decide(LEARNING, load, ready(ready_count), history=history, now=float(second), wall=0.0)
+        history = decision.history
+    return history, service
+
+
+def test_scales_by_what_replicas_were_seen_to_carry() -> None:
+    history, service = carry(4.0, kv_usage=0.85, ready_count=4)
+
+    load = replace(asked(in_flight=20), service=replace(service, arrived=service.arrived + 8))
+    decision = decide(LEARNING, load, ready(4), history=history, now=301.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (5, ScalingReason.RATE_ABOVE_CAPACITY)
+    assert "requests/s per replica, of which" in decision.message
+
+
+def test_target_in_flight_is_not_second_guessed() -> None:
+    history, service = carry(4.0, kv_usage=0.85, ready_count=4)
+
+    load = replace(asked(in_flight=20), service=service)
+    told = replace(LEARNING, objective=None)
+    decision = decide(told, load, ready(4), history=history, now=1000.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (1, ScalingReason.LOAD_BELOW_TARGET)
+    assert "a target of 4 and 32 per replica" in decision.message
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,14 @@ NOTHING = View(
     in_flight=0,
     arrived=0,
     finished=0,
+    met=0,
+    missed=0,
     tokens_held=0,
     prompt_tokens_waiting=0,
     output_tokens_outstanding_estimate=0,
     kv_usage=(),
     queue_by_replica=(),
+    reading_by_replica=(),
     ttft_p90=None,
     tpot_p90=None,
     cold_start=None,
@@ -90,3 +93,21 @@ def test_manual_replicas_are_obeyed() -> None:
     outcome = simulate([], lull, MODEL, Options(until=100.0), 0)
 
     assert outcome.mean_replicas == 3.0
+
+
+def test_a_budget_holds_replicas_down() -> None:
+    policy = "{minReplicas: 1, maxReplicas: 8, target: {inFlight: 8}, budget: {perHour: '5'}}"
+    burst = [Request(number * 0.05, 1000, 400) for number in range(2000)]
+    options = Options(cold_start=30.0, initial_replicas=1)
+
+    rich = simulate(burst, LullScaler(parse_policy(policy, file="p")), MODEL, options, 0)
+    poor = simulate(burst, LullScaler(parse_policy(policy, file="p"), price=2.0), MODEL, options, 0)
+
+    assert rich.most_replicas == 8
+    assert poor.most_replicas == 2
+
+
+def test_shadow_mode_is_played_as_if_it_were_active() -> None:
+    lull = scaler("{minReplicas: 2, mode: Shadow}")
+
+    assert simulate([], lull, MODEL, Options(until=10.0), 0).mean_replicas == 2.0

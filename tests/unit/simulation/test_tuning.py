@@ -29,14 +29,20 @@ def find_best(trials: list[Trial]) -> Trial:
 
 def thrifty(choice: Choice) -> Outcome:
     """The more a replica carries the cheaper; more than 50 is too much."""
-    return outcome(1.0 if choice.in_flight <= 50 else 0.5, 10 / choice.in_flight + choice.min_replicas + choice.window)
+    in_flight, window = choice.in_flight or 32, choice.window or 0
+    return outcome(1.0 if in_flight <= 50 else 0.5, 10 / in_flight + choice.min_replicas + window)
 
 
 def test_finds_the_cheapest_that_meets_the_slo() -> None:
-    best = find_best(search("{minReplicas: 3, maxReplicas: 8, target: {inFlight: 4}}", thrifty))
+    best = find_best(
+        search(
+            "{minReplicas: 3, maxReplicas: 8, target: {inFlight: 4}, behavior: {scaleDown: {stabilizationWindowSeconds: 300}}}",
+            thrifty,
+        )
+    )
 
     assert best.is_met
-    assert best.choice == Choice(in_flight=45, min_replicas=0, window=0)
+    assert best.choice == Choice(in_flight=48, min_replicas=0, window=0)
 
 
 def test_goes_for_the_slo_before_thrift() -> None:
@@ -46,13 +52,13 @@ def test_goes_for_the_slo_before_thrift() -> None:
     best = find_best(search("{minReplicas: 0, maxReplicas: 10}", strict))
 
     assert best.is_met
-    assert best.choice.min_replicas == 6, "the ladder has no 5"
+    assert best.choice.min_replicas == 5
 
 
 def test_tries_the_policy_as_given_first_and_none_twice() -> None:
     trials = search("{minReplicas: 3, target: {inFlight: 7}}", thrifty)
 
-    assert trials[0].choice == Choice(in_flight=7, min_replicas=3, window=300)
+    assert trials[0].choice == Choice(in_flight=7, min_replicas=3, window=None)
     assert len({trial.choice for trial in trials}) == len(trials)
 
 
@@ -68,6 +74,13 @@ def test_never_leaves_the_bounds_of_the_policy() -> None:
 
     assert find_best(trials).choice.min_replicas == 5
     assert max(trial.choice.min_replicas for trial in trials) == 5
+
+
+def test_what_the_policy_leaves_to_lull_is_tried_as_it_is() -> None:
+    trials = search("{minReplicas: 1}", thrifty)
+
+    assert trials[0].choice.in_flight is None
+    assert any(trial.choice == replace(trials[0].choice, min_replicas=2) for trial in trials)
 
 
 def test_a_choice_is_what_a_spec_says_once_it_is_applied() -> None:

@@ -6,6 +6,7 @@ models and GPUs that a fit did not see among them. docs/calibration.md says what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -68,7 +69,7 @@ class Coefficients:
     attention: float
     """Share of the GPU's 16-bit peak that attention reaches over a prompt."""
     exchange_latency: float
-    """Seconds of an exchange between ranks, however small."""
+    """Seconds of an exchange between two ranks, however small."""
     exchange_link: float
     """Share of the link's bandwidth that large exchanges reach."""
     replicated: float
@@ -93,26 +94,26 @@ class Coefficients:
 
 CURRENT: Final = Coefficients(
     weight_read=0.93,
-    weight_read_quantized=0.843,
-    expert_read=0.726,
-    kv_read=0.73,
-    kv_read_fp8=0.405,
+    weight_read_quantized=0.81,
+    expert_read=0.723,
+    kv_read=0.735,
+    kv_read_fp8=0.438,
     compute=0.75,
-    compute_fp8=0.594,
+    compute_fp8=0.572,
     compute_fp4=0.45,
-    expert_compute=0.336,
-    expert_tile=25.3,
-    attention=0.7,
-    exchange_latency=8.68e-06,
-    exchange_link=1.0,
-    replicated=14.3,
-    step=0.000693,
-    layer=3.36e-05,
-    expert_layer=1.55e-05,
-    sequence=4.22e-06,
-    prefill_layer=0.000305,
-    request=0.00903,
-    knee=5.0,
+    expert_compute=0.31,
+    expert_tile=25.6,
+    attention=0.625,
+    exchange_latency=7.57e-06,
+    exchange_link=0.943,
+    replicated=10.8,
+    step=0.000546,
+    layer=2.82e-05,
+    expert_layer=1.57e-05,
+    sequence=7.05e-06,
+    prefill_layer=0.0003,
+    request=0.0105,
+    knee=4.54,
 )
 """vLLM 0.12 to 0.18 on H100 and H200."""
 
@@ -298,7 +299,9 @@ def _exchange_seconds(gpu: GpuFacts, ranks: int, activations: float, k: Coeffici
 def _exchange_latency(gpu: GpuFacts, ranks: int, layers: int, k: Coefficients) -> float:
     if ranks == 1:
         return 0.0
-    return 2 * layers * k.exchange_latency * (1.0 if gpu.is_switched else _PCIE_LATENCY)
+    # Ranks meet in rounds, of which twice as many ranks need one more.
+    rounds = (1 + math.log2(ranks)) / 2
+    return 2 * layers * k.exchange_latency * rounds * (1.0 if gpu.is_switched else _PCIE_LATENCY)
 
 
 def _kv_tokens(

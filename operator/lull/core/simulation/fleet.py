@@ -104,6 +104,9 @@ class View:
     arrived: int
     """Since the start, as `finished`."""
     finished: int
+    met: int
+    """Of those that are over: answered within the SLO. Since the start, as `missed`."""
+    missed: int
     tokens_held: int
     prompt_tokens_waiting: int
     """Let go, and not read yet by an engine."""
@@ -112,6 +115,8 @@ class View:
     kv_usage: tuple[float, ...]
     """For each ready replica, as the next."""
     queue_by_replica: tuple[int, ...]
+    reading_by_replica: tuple[bool, ...]
+    """Whether it has prompts that it has not read to the end."""
     ttft_p90: float | None
     """Of first tokens within the last minute."""
     tpot_p90: float | None
@@ -448,11 +453,14 @@ class _Fleet:
             in_flight=self._in_flight,
             arrived=self._tally.requests,
             finished=self._tally.finished,
+            met=self._tally.met,
+            missed=self._tally.missed,
             tokens_held=self._tokens_held,
             prompt_tokens_waiting=sum([replica.engine.unread for replica in replicas]),
             output_tokens_outstanding_estimate=max(0, round(self._expected * self._in_flight - written)),
             kv_usage=tuple([replica.engine.kv_tokens(now) / capacity for replica in self._ready]),
             queue_by_replica=tuple([len(replica.engine.waiting) for replica in self._ready]),
+            reading_by_replica=tuple([replica.engine.unread > 0 for replica in self._ready]),
             ttft_p90=self._ttft.find_p90(now),
             tpot_p90=self._tpot.find_p90(now),
             cold_start=self._cold_start,

@@ -25,7 +25,7 @@ _HALVINGS: Final = 40
 # Guesses at how many prompts share a step.
 _GROUPINGS: Final = 4
 # How sharply a step that waits for its kernels' launches gives way to one that does not.
-_LAUNCH_KNEE: Final = 4
+_LAUNCH_KNEE: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class ReplicaModel:
     def _launched(self, seconds: float) -> float:
         if not self.launch_seconds:
             return seconds
-        return (seconds**_LAUNCH_KNEE + self.launch_seconds**_LAUNCH_KNEE) ** (1 / _LAUNCH_KNEE)
+        return math.pow(seconds**_LAUNCH_KNEE + self.launch_seconds**_LAUNCH_KNEE, 1 / _LAUNCH_KNEE)
 
     def _attention_seconds(self, tokens: float, before: float) -> float:
         pairs = tokens * (before + tokens / 2)
@@ -247,7 +247,7 @@ def _predict_open(model: ReplicaModel, load: Load, rate: float) -> Prediction:
 
 def _slot_wait(state: _State, most: float, utilization: float) -> float:
     """Wait for memory that other sequences hold: Sakasegawa's approximation of a queue with many servers."""
-    crowding = utilization ** (math.sqrt(2 * (most + 1)) - 1) / (most * (1 - utilization))
+    crowding = math.pow(utilization, math.sqrt(2 * (most + 1)) - 1) / (most * (1 - utilization))
     return crowding * (state.running / state.rate)
 
 
@@ -291,10 +291,12 @@ def _solve(rising: Callable[[float], float], target: float, most: float) -> floa
 
 
 def _state(model: ReplicaModel, load: Load, running: float) -> _State:
-    context = running * _context(load)
-    step = model.step_seconds(max(running, 1e-6), context)
+    # Where arrivals are random, a sequence sees itself beside as many as run on average.
+    batch = running + (0.0 if load.rate is None else min(1.0, load.variability))
+    context = batch * _context(load)
+    step = model.step_seconds(max(batch, 1e-6), context)
     decoded = max(1.0, load.output_tokens - 1)
-    chunk = max(1.0, model.max_num_batched_tokens - running)
+    chunk = max(1.0, model.max_num_batched_tokens - batch)
     cached = min(load.cached_tokens, load.input_tokens - 1)
     fresh = load.input_tokens - cached
     steps = max(1, math.ceil(fresh / chunk))
@@ -304,7 +306,7 @@ def _state(model: ReplicaModel, load: Load, running: float) -> _State:
         among = steps * model.mixed_step_seconds(
             prompt_tokens=together * fresh / steps,
             before=cached + fresh / 2 - together * fresh / steps / 2,
-            batch=running,
+            batch=batch,
             context_tokens=context,
         )
         tpot = step + running * max(0.0, among - steps * step) / together / decoded
@@ -316,7 +318,10 @@ def _state(model: ReplicaModel, load: Load, running: float) -> _State:
         together = min(max(1.0, chunk / fresh), _share(rate * waited))
     # In a row of prompts that wait, each step is filled to its brim.
     filling = min(1.0, fresh / chunk)
-    service = max(0.0, among - steps * step) / together + step * filling
+    brim = model.mixed_step_seconds(
+        prompt_tokens=chunk, before=cached + fresh / 2 - chunk / 2, batch=batch, context_tokens=context
+    )
+    service = brim * filling if steps == 1 else among
     return _State(running, tpot, rate, model.request_seconds + waited / 2 + among, service, filling)
 
 

@@ -8,7 +8,7 @@ replica-hours is better, and while nothing meets it, what meets it more often.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from lull.core.scaling import build_policy
@@ -19,21 +19,43 @@ if TYPE_CHECKING:
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.simulation.outcome import Outcome
 
-_REPLICAS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_SWEPT: Final = (0, 1, 2, 4, 8, 12, 16, 24, 32, 64)
-_IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256, 362, 512)
+_REPLICAS: Final = (*range(17), 18, 20, 22, 24, 28, 32, 40, 48, 64)
+_SWEPT: Final = (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
+_IN_FLIGHT: Final = (
+    *range(1, 11),
+    12,
+    14,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    256,
+    320,
+    384,
+    512,
+)
 _WINDOWS: Final = (0, 30, 60, 120, 180, 300, 450, 600, 900, 1800, 3600)
 _REACH: Final = (1, -1, 2, -2)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The fields that are searched, of `spec.scaling`."""
+    """The fields that are searched, of `spec.scaling`; None where the spec leaves one to Lull."""
 
-    in_flight: int
+    in_flight: int | None
     """Of `target`."""
     min_replicas: int
-    window: int
+    window: int | None
     """`behavior.scaleDown.stabilizationWindowSeconds`."""
 
     def apply(self, spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
@@ -67,17 +89,16 @@ def tune(
     search = _Search(spec, evaluate, attainment, most)
     given = read_choice(spec)
     yield from search.attempt(given)
+    yield from search.attempt(replace(given, in_flight=None))
     yield from search.sweep(given)
     yield from search.climb()
 
 
 def read_choice(spec: LLMDeploymentSpec) -> Choice:
-    """What a spec says of the fields, defaults included."""
+    """What a spec says of the fields."""
     scaling = spec.scaling
     return Choice(
-        build_policy(spec).target_in_flight,
-        scaling.min_replicas,
-        scaling.behavior.scale_down.stabilization_window_seconds,
+        scaling.target.in_flight, scaling.min_replicas, scaling.behavior.scale_down.stabilization_window_seconds
     )
 
 
@@ -108,14 +129,22 @@ class _Search:
 
     def sweep(self, given: Choice) -> Iterator[Trial]:
         """For each number of replicas that are kept, look for the most that they may carry."""
-        least = 0
+        least, known = 0, None
         for replicas in _SWEPT:
             if replicas > self.spec.scaling.max_replicas or self._is_dear(replicas):
                 return
+            probe = replace(given, min_replicas=replicas)
+            yield from self.attempt(probe)
+            if self.is_over:
+                return
+            before, known = known, self.trials[probe].outcome
+            if known == before:
+                # There were never fewer anyway.
+                continue
             low, high = least - 1, len(_IN_FLIGHT)
             while high - low > 1 and not self.is_over:
                 middle = (low + high) // 2
-                choice = Choice(_IN_FLIGHT[middle], replicas, given.window)
+                choice = replace(given, in_flight=_IN_FLIGHT[middle], min_replicas=replicas)
                 yield from self.attempt(choice)
                 low, high = (middle, high) if self.trials[choice].is_met else (low, middle)
             # More replicas let each carry as much at least.
@@ -146,17 +175,18 @@ def _rank(outcome: Outcome, is_met: bool) -> tuple[bool, float, float]:
 
 def _list_around(trial: Trial, spec: LLMDeploymentSpec) -> Iterator[Choice]:
     """Neighbours: first those on the way to what is lacking, SLO or thrift."""
-    choice, most = trial.choice, spec.scaling.max_replicas
+    choice, policy = trial.choice, build_policy(spec)
     sign = 1 if trial.is_met else -1
     for reach in _REACH:
         step = sign * reach
-        in_flight = _move(_IN_FLIGHT, choice.in_flight, step)
-        yield Choice(in_flight, choice.min_replicas, choice.window)
-        replicas = min(_move(_REPLICAS, choice.min_replicas, -step), most)
-        yield Choice(choice.in_flight, replicas, choice.window)
+        in_flight = _move(_IN_FLIGHT, choice.in_flight or policy.target_in_flight, step)
+        fewer, more = (min(_move(_REPLICAS, choice.min_replicas, by), policy.max_replicas) for by in (-step, step))
+        window = _move(_WINDOWS, round(policy.scale_down.window) if choice.window is None else choice.window, -step)
+        yield replace(choice, in_flight=in_flight)
+        yield replace(choice, min_replicas=fewer)
         # What one of them gives up the other may make up for.
-        yield Choice(in_flight, min(_move(_REPLICAS, choice.min_replicas, step), most), choice.window)
-        yield Choice(choice.in_flight, choice.min_replicas, _move(_WINDOWS, choice.window, -step))
+        yield replace(choice, in_flight=in_flight, min_replicas=more)
+        yield replace(choice, window=window)
 
 
 def _move(ladder: tuple[int, ...], value: int, by: int) -> int:

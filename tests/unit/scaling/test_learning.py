@@ -1,0 +1,141 @@
+"""What is learnt of replicas, by example."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lull.core.learning import (
+    FIRST_MARGIN,
+    LEAST_MARGIN,
+    MOST_MARGIN,
+    Knowledge,
+    Objective,
+    Scene,
+    find_need,
+    learn,
+)
+from lull.core.signals import Service
+
+OBJECTIVE = Objective(first_token=3.0, per_token=0.1, percentile=99)
+EASY = Service(arrived=0, finished=0, queued=0, reading=0.2, kv_usage=0.45, first_token=0.3, per_token=0.02)
+
+
+def watch(
+    service: Service, *, rate: float, ready: int = 2, seconds: int = 600, known: Knowledge | None = None, held: int = 0
+) -> Knowledge:
+    """So long the same, looked at every second; as many are answered as arrive."""
+    began = 0.0 if known is None else known.at
+    counted = 0 if known is None else known.service.arrived
+    for second in range(seconds + 1):
+        done = counted + round(rate * second)
+        missed = None if service.missed is None else round(service.missed * rate * second / 100)
+        seen = replace(
+            service, arrived=done, finished=done, missed=missed, met=None if missed is None else done - missed
+        )
+        known = learn(known, seen, Scene(began + second, ready, held), OBJECTIVE)
+    assert known is not None
+    return known
+
+
+def test_a_replica_half_full_carries_about_twice_as_much() -> None:
+    known = watch(EASY, rate=2.0)
+
+    assert known.is_known
+    assert known.capacity == pytest.approx(2.0, rel=0.1)
+
+
+def test_the_busiest_of_three_resources_decides() -> None:
+    reading = watch(replace(EASY, reading=0.8, first_token=2.0), rate=2.0)
+    writing = watch(replace(EASY, per_token=0.02), rate=2.0, seconds=30)
+    slow = watch(replace(EASY, per_token=0.08), rate=2.0, known=writing)
+
+    assert reading.capacity < 1.4
+    assert slow.busyness > 0.9
+
+
+def test_knows_nothing_of_an_idle_model() -> None:
+    known = watch(replace(EASY, kv_usage=0.0, reading=0.0, first_token=None, per_token=None), rate=0.0)
+
+    assert not known.is_known
+    assert find_need(known, Scene(known.at, 2, 0), cold_start=None) is None
+
+
+def test_learns_from_saturated_replicas_too() -> None:
+    full = replace(EASY, reading=1.0, kv_usage=1.0, queued=50, first_token=30.0)
+
+    known = watch(full, rate=3.0, ready=3)
+
+    assert known.is_rough
+    assert known.capacity == pytest.approx(0.87, rel=0.05)
+
+
+def test_needs_replicas_for_what_arrives_and_a_margin() -> None:
+    known = watch(EASY, rate=2.0)
+
+    need = find_need(known, Scene(known.at, 2, 0), cold_start=100.0)
+
+    assert need is not None
+    assert need.now == pytest.approx(2.0 * (1 + FIRST_MARGIN) / known.capacity, rel=0.02)
+    assert need.backlog == 0
+
+
+def test_needs_more_for_what_has_piled_up() -> None:
+    known = watch(EASY, rate=2.0)
+
+    need = find_need(known, Scene(known.at, 2, 100), cold_start=100.0)
+
+    assert need is not None
+    assert need.backlog == pytest.approx((100 - 3) / (known.capacity * 100), rel=0.05)
+
+
+def test_sees_a_jump_within_seconds() -> None:
+    calm = watch(EASY, rate=5.0)
+
+    jumped = watch(EASY, rate=15.0, known=calm, seconds=10)
+
+    assert jumped.expected > 10
+
+
+def test_does_not_take_chance_for_a_jump() -> None:
+    calm = watch(EASY, rate=5.0)
+
+    assert watch(EASY, rate=5.5, known=calm, seconds=10).expected == pytest.approx(5.0, rel=0.03)
+
+
+def test_misses_raise_the_margin_and_successes_lower_it() -> None:
+    known = watch(replace(EASY, missed=0), rate=2.0, seconds=1800)
+    worse = watch(replace(EASY, missed=20), rate=2.0, known=known, seconds=600)
+
+    assert LEAST_MARGIN <= known.margin < FIRST_MARGIN
+    assert known.margin < worse.margin <= MOST_MARGIN
+
+
+def test_as_many_misses_as_allowed_leave_the_margin_alone() -> None:
+    known = watch(replace(EASY, missed=1), rate=10.0, seconds=3600)
+
+    assert known.margin == pytest.approx(FIRST_MARGIN, abs=0.02)
+
+
+def test_misses_of_a_cold_start_from_nothing_say_nothing_about_the_margin() -> None:
+    asleep = watch(replace(EASY, missed=0), rate=2.0)
+    waking = watch(replace(EASY, missed=100), rate=1.0, ready=0, held=50, known=asleep, seconds=100)
+
+    late = watch(replace(EASY, missed=100), rate=1.0, ready=1, held=1, known=waking, seconds=30)
+
+    assert late.margin == asleep.margin
+
+
+def test_begins_anew_where_somebody_counts_anew() -> None:
+    known = watch(EASY, rate=2.0)
+
+    after = learn(known, replace(EASY, epoch="b"), Scene(known.at + 1, 2, 0), OBJECTIVE)
+
+    assert (after.capacity, after.slow) == (known.capacity, known.slow)
+
+
+def test_looks_only_once_at_a_moment() -> None:
+    known = watch(EASY, rate=2.0)
+
+    assert learn(known, replace(EASY, arrived=99999), Scene(known.at, 2, 0), OBJECTIVE) == known
