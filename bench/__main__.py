@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
 
-NAMES = ("wake", "cluster", "reconcile", "routing", "gateway", "autoscaling")
+NAMES = ("wake", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="also what takes long: reconcile with 5,000 objects, gateway with more rounds",
+        help="also what takes long: reconcile with 5,000 objects, gateway with more rounds, calibration with every model and GPU left out",
     )
     parser.add_argument("--quick", action="store_true", help="less of what takes long by default: autoscaling")
     arguments = parser.parse_args()

@@ -193,9 +193,18 @@ class Lab:
 
     async def sim(self, pod: str, **settings: Any) -> None:
         """Change a running engine-sim's behaviour."""
-        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:{names.PORT_ENGINE}/proxy/sim/config"
-        async with self.session.post(self.installation.proxy + path, json=settings) as response:
+        async with self.session.post(self._sim_url(pod) + "/config", json=settings) as response:
             assert response.status == 200, await response.text()
+
+    async def running(self, pod: str) -> int:
+        """Requests that an engine-sim is answering."""
+        async with self.session.get(self._sim_url(pod) + "/state") as response:
+            assert response.status == 200, await response.text()
+            return int((await response.json())["running"])
+
+    def _sim_url(self, pod: str) -> str:
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:{names.PORT_ENGINE}/proxy/sim"
+        return self.installation.proxy + path
 
     async def until(self, what: str, check: Callable[[], Any], *, within: float = 120, every: float = 0.25) -> Any:
         """Wait until an async check gives something true, and return it; AssertionError says what did not happen."""

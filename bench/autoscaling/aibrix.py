@@ -43,6 +43,9 @@ class Apa:
         wanted = decide(self.target, use, view.asked, view.ready)
         wanted = min(max(wanted, least), self.most)
         recommendations = self._recommendations
+        if not recommendations:
+            # What is there at first counts as recommended, as in Kubernetes.
+            recommendations.append((view.now, view.asked))
         while recommendations and recommendations[0][0] <= view.now - COOLDOWN:
             recommendations.popleft()
         recommendations.append((view.now, wanted))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.autoscaling.aibrix import Apa
 from bench.autoscaling.hpa import Hpa, Keda, SloLoop
 from bench.autoscaling.knative import Kpa
-from bench.autoscaling.plans import Static, build_plan, count_needed, measure_work
+from bench.autoscaling.plans import Needed, Static, build_plan, count_needed, measure_work
 from bench.autoscaling.traces import Load, list_loads
 from lull.api.spec import LLMDeploymentSpec
 from lull.core.simulation.fleet import Options, simulate
@@ -27,6 +27,11 @@ CLAIRVOYANT: Final = "clairvoyant"
 ATTAINMENT: Final = 0.99
 SEED: Final = 1
 _HALVINGS: Final = 5
+_LONG: Final = 300.0
+_PLANS: Final = ((90.0, False), (30.0, True), (_LONG, False))
+"""Seconds of a plan's windows, and whether what comes late in one is served in the next."""
+_PARTS: Final = 12
+"""Of a plan, each of which is tried with a replica less."""
 _BEGINNING: Final = 300.0
 """Seconds whose load says how many replicas there are when a trace begins, for everybody."""
 _BEGINNING_FILL: Final = 0.7
@@ -106,7 +111,7 @@ class Match:
 def play(match: Match) -> list[Entry]:
     """All contenders; the sweep takes most of the time."""
     load = list_loads(is_quick=match.is_quick)[match.load]
-    arena = Arena(load, load.read(), match.cold_start)
+    arena = Arena(load, load.read(), match.cold_start, find_fewest(match.load, is_quick=match.is_quick))
     fewest = arena.find_static()
     entries = [arena.enter_peak(), fewest, arena.find_clairvoyant(fewest, is_quick=match.is_quick)]
     for family in FAMILIES:
@@ -114,7 +119,8 @@ def play(match: Match) -> list[Entry]:
         entries.append(documented)
         if match.is_swept:
             entries += arena.sweep(family, documented)
-    return [*entries, arena.enter(LULL, "default", build_lull(load.most, slo=load.slo))]
+    entries.append(arena.enter(LULL, "default", build_lull(load.most, slo=load.slo)))
+    return [_bound(entry, entries) for entry in entries]
 
 
 def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
@@ -132,12 +138,12 @@ def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
 class Arena:
     """A trace and a cold start."""
 
-    def __init__(self, load: Load, requests: Sequence[Request], cold_start: float) -> None:
+    def __init__(self, load: Load, requests: Sequence[Request], cold_start: float, fewest: int) -> None:
         self._load = load
         self._requests = requests
         self._cold_start = cold_start
         self._beginning = ceil(measure_work(load, requests, _BEGINNING)[0] / _BEGINNING_FILL)
-        self._fewest = self._find_fewest()
+        self._fewest = fewest
 
     def enter(self, contender: str, setting: str, scaler: Scaler, *, is_swept: bool = False) -> Entry:
         outcome = self._run(scaler)
@@ -162,9 +168,9 @@ class Arena:
         return self.enter(family.name, f"{target:g}, min {least}", scaler, is_swept=is_swept)
 
     def enter_peak(self) -> Entry:
-        """As many replicas all the time as the busiest stretch needs, so that nobody waits longer than he may."""
+        """As many replicas all the time as the busiest stretch needs, as long as a request may wait."""
         work = measure_work(self._load, self._requests, self._load.slo.ttft)
-        replicas = min(ceil(max(work)), self._load.most)
+        replicas = min(max(ceil(max(work)), self._fewest), self._load.most)
         return self.enter(STATIC, f"{replicas}", Static(replicas))
 
     def find_static(self) -> Entry:
@@ -172,23 +178,38 @@ class Arena:
         return self.enter(STATIC, f"{self._fewest}", Static(self._fewest), is_swept=True)
 
     def find_clairvoyant(self, fewest: Entry, *, is_quick: bool) -> Entry:
-        """The cheapest plan that holds: the fuller replicas are planned, the cheaper; at worst it never scales."""
+        """The cheapest plan that is found to hold; at worst it never scales.
+
+        The fuller replicas are planned, the cheaper. Of the best such plan, parts are taken away that it can do without.
+        """
+        until = self._requests[-1].at
         best = replace(fewest, contender=CLAIRVOYANT, is_swept=False)
-        for window, late in product((30.0,) if is_quick else (30.0, 90.0), (True, False)):
+        plan = Needed(_LONG, (self._fewest,) * ceil((until + 1) / _LONG))
+        for window, late in _PLANS[1:] if is_quick else _PLANS:
             busy = measure_work(self._load, self._requests, window)
             low, high = 0.5, 1.6
             for _ in range(_HALVINGS):
                 fill = (low + high) / 2
-                needed = count_needed(busy, fill=fill, most=self._load.most, is_late=late)
-                plan = build_plan(needed, window=window, cold_start=self._cold_start)
-                entry = self.enter(CLAIRVOYANT, f"{window:g} s, {fill:.2f}", plan)
+                counts = count_needed(busy, fill=fill, most=self._load.most, is_late=late)
+                entry = self._enter_plan(Needed(window, tuple(counts)))
                 if entry.holds:
                     low = fill
                     if entry.gpu_hours < best.gpu_hours:
-                        best = entry
+                        best, plan = entry, Needed(window, tuple(counts))
                 else:
                     high = fill
+        return self._shave(best, plan)
+
+    def _shave(self, best: Entry, plan: Needed) -> Entry:
+        for part in range(_PARTS):
+            less = plan.take_away(part, of=_PARTS)
+            entry = self._enter_plan(less)
+            if entry.holds and entry.gpu_hours < best.gpu_hours:
+                best, plan = entry, less
         return best
+
+    def _enter_plan(self, plan: Needed) -> Entry:
+        return self.enter(CLAIRVOYANT, f"by {plan.window:g} s", build_plan(plan, cold_start=self._cold_start))
 
     def sweep(self, family: Family, documented: Entry) -> Iterator[Entry]:
         """Its cheapest setting that holds; nothing where none does."""
@@ -215,24 +236,41 @@ class Arena:
         """GPU-hours of so many all the time."""
         return replicas * self._load.gpus * self._requests[-1].at / 3600
 
-    def _find_fewest(self) -> int:
-        low, high = 0, self._load.most
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._run(Static(middle)).attainment >= ATTAINMENT:
-                high = middle
-            else:
-                low = middle
-        return high
-
     def _run(self, scaler: Scaler) -> Outcome:
-        options = Options(
-            cold_start=self._cold_start,
-            slo=self._load.slo,
-            max_replicas=self._load.most,
-            # Nobody's first minutes are a cold start: that would be most of what is missed.
-            initial_replicas=scaler.replicas if isinstance(scaler, Static) else self._beginning,
-            gpus_per_replica=self._load.gpus,
-            until=self._requests[-1].at,
-        )
-        return simulate(self._requests, scaler, self._load.replica, options, SEED)
+        return run(self._load, self._requests, scaler, cold_start=self._cold_start, replicas=self._beginning)
+
+
+def _bound(entry: Entry, entries: Sequence[Entry]) -> Entry:
+    """Who knows everything can do as anybody else does."""
+    if entry.contender != CLAIRVOYANT:
+        return entry
+    best = min((one for one in entries if one.holds), key=lambda one: one.gpu_hours, default=entry)
+    return (
+        entry if best is entry else replace(best, contender=CLAIRVOYANT, setting=f"as {best.contender}", is_swept=False)
+    )
+
+
+@cache
+def find_fewest(number: int, *, is_quick: bool) -> int:
+    """Of a load, the fewest replicas that hold all the time."""
+    load = list_loads(is_quick=is_quick)[number]
+    requests = load.read()
+    low, high = 0, load.most
+    while high - low > 1:
+        middle = (low + high) // 2
+        outcome = run(load, requests, Static(middle), cold_start=0, replicas=middle)
+        low, high = (low, middle) if outcome.attainment >= ATTAINMENT else (middle, high)
+    return high
+
+
+def run(load: Load, requests: Sequence[Request], scaler: Scaler, *, cold_start: float, replicas: int) -> Outcome:
+    """Play once. Nobody's first minutes are a cold start: that would be most of what is missed."""
+    options = Options(
+        cold_start=cold_start,
+        slo=load.slo,
+        max_replicas=load.most,
+        initial_replicas=scaler.replicas if isinstance(scaler, Static) else replicas,
+        gpus_per_replica=load.gpus,
+        until=requests[-1].at,
+    )
+    return simulate(requests, scaler, load.replica, options, SEED)

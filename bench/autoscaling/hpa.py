@@ -120,11 +120,8 @@ def propose_for_pods(replicas: int, values: Sequence[int], target: int) -> int |
     ratio = sum(values) // len(values) / target
     if len(values) == replicas:
         return replicas if _is_near(ratio) else ceil(ratio * replicas)
-    if ratio == 1:
-        missing = 0
-    else:
-        # Whoever does not say counts as idle on the way up, and as on target on the way down.
-        missing = (replicas - len(values)) * (target if ratio < 1 else 0)
+    # Whoever does not say counts as idle on the way up, and as on target on the way down.
+    missing = (replicas - len(values)) * (target if ratio < 1 else 0)
     count = len(values) if ratio == 1 else replicas
     balanced = (sum(values) + missing) // count / target
     if _is_near(balanced) or (ratio < 1 < balanced) or (balanced < 1 < ratio):

@@ -43,6 +43,20 @@ class Planned:
         return self.counts[place - 1] if place else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Replicas that are needed in each window of so many seconds."""
+
+    window: float
+    counts: tuple[int, ...]
+
+    def take_away(self, part: int, *, of: int) -> Needed:
+        """One replica less in one of so many equal parts."""
+        begin, end = len(self.counts) * part // of, len(self.counts) * (part + 1) // of
+        less = (max(0, count - 1) for count in self.counts[begin:end])
+        return Needed(self.window, (*self.counts[:begin], *less, *self.counts[end:]))
+
+
 def measure_work(load: Load, requests: Sequence[Request], window: float) -> list[float]:
     """Replicas that would be busy in each window, if work could be divided at will.
 
@@ -70,11 +84,12 @@ def count_needed(busy: Sequence[float], *, fill: float, most: int, is_late: bool
     return [max(pair) for pair in zip(needed, [0, *needed[:-1]], strict=True)] if is_late else needed
 
 
-def build_plan(needed: Sequence[int], *, window: float, cold_start: float) -> Planned:
-    """The cheapest schedule that has so many replicas ready in each window.
+def build_plan(plan: Needed, *, cold_start: float) -> Planned:
+    """The cheapest schedule that has as many replicas ready as each window needs.
 
     A replica for a window is asked for a cold start before; one that would be away for less than a cold start stays.
     """
+    window, needed = plan.window, plan.counts
     changes: dict[float, int] = {}
     for level in range(1, max(needed) + 1):
         for begin, end in _join([place for place, count in enumerate(needed) if count >= level], window, cold_start):

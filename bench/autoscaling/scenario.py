@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from bench.autoscaling.contest import LULL, STATIC, build_lull
@@ -73,7 +74,5 @@ def find_rate() -> float:
 def _average(samples: Sequence[Sample]) -> float:
     drained_at = next((one.at for one in samples if one.at > LAST_STAGE and one.asked <= LEAST), samples[-1].at)
     end = max(drained_at, next(one.at for one in samples if one.at >= LAST_STAGE))
-    spans = [
-        (one.at, min(after.at, end), one.asked + one.leaving) for one, after in zip(samples, samples[1:], strict=False)
-    ]
+    spans = [(one.at, min(after.at, end), one.asked + one.leaving) for one, after in pairwise(samples)]
     return sum((until - at) * count for at, until, count in spans if until > at) / end

@@ -7,7 +7,7 @@ import gzip
 import math
 import random
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +27,10 @@ BUSY: Final = 0.7
 MOST_VARIATION: Final = 3.0
 QUIET_SHARE: Final = 0.3
 """Of a workload's windows, how many count as night: their highest rate is taken off all rates."""
+MOST: Final = 20
+"""Replicas that anybody may have: twice what the busiest minutes need."""
+PACE: Final = 6.0
+"""How much faster days go by here than they did: one takes four hours."""
 DAY: Final = 86400.0
 RATE_WINDOW: Final = 600.0
 
@@ -109,42 +113,22 @@ LLMD_SECONDS: Final = 2430.0
 
 def list_loads(*, is_quick: bool) -> list[Load]:
     """All of them; when it has to be quick, with less of each."""
-    slo = Slo(ttft=5.0, tpot=0.2)
-    days, pace = (1, 6.0) if is_quick else (2, 4.0)
-    loads = [
-        Load("Azure conversation", "llama-3.1-8b-l4", 1, slo, 20, _cut(read_azure, 1800 if is_quick else 3600)),
+    slow, slo = "llama-3.1-8b-l4", Slo(ttft=5.0, tpot=0.2)
+    hour = 1800.0 if is_quick else 3600.0
+    days = 1 if is_quick else 2
+    seconds, count = (600.0, 1) if is_quick else (1200.0, 2)
+    prompts = Slo(ttft=30.0, tpot=0.2)
+    return [
+        Load("Azure conversation", slow, 1, slo, MOST, partial(_cut, read_azure, hour)),
         Load(
-            "Mooncake conversation",
-            "llama-3.3-70b-fp8-h100-tp2",
-            2,
-            Slo(ttft=30.0, tpot=0.2),
-            20,
-            _cut(read_mooncake, 1800 if is_quick else 3600),
+            "Mooncake conversation", "llama-3.3-70b-fp8-h100-tp2", 2, prompts, MOST, partial(_cut, read_mooncake, hour)
         ),
+        *(
+            Load(f"ServeGen {name}", slow, 1, slo, MOST, partial(read_servegen, name, days=days, pace=PACE, peak=8.0))
+            for name in ("m-mid", "m-small")
+        ),
+        Load("square burst", slow, 1, slo, MOST, partial(make_square, low=0.8, high=8.0, seconds=seconds, count=count)),
     ]
-    loads += [
-        Load(
-            f"ServeGen {name}",
-            "llama-3.1-8b-l4",
-            1,
-            slo,
-            20,
-            lambda name=name: read_servegen(name, days=days, pace=pace, peak=8.0),
-        )
-        for name in ("m-mid", "m-small")
-    ]
-    seconds, count = (600, 1) if is_quick else (1200, 2)
-    loads.append(
-        Load(
-            "square burst",
-            "llama-3.1-8b-l4",
-            1,
-            slo,
-            20,
-            lambda: make_square(low=0.8, high=8.0, seconds=seconds, count=count),
-        )
-    )
-    return loads
 
 
 def _read_requests(name: str) -> Iterator[Request]:
@@ -154,8 +138,8 @@ def _read_requests(name: str) -> Iterator[Request]:
             yield Request(float(row["timestamp_s"]), max(1, read), max(1, written))
 
 
-def _cut(read: Callable[[], tuple[Request, ...]], seconds: float) -> Callable[[], tuple[Request, ...]]:
-    return lambda: tuple(request for request in read() if request.at < seconds)
+def _cut(read: Callable[[], tuple[Request, ...]], seconds: float) -> tuple[Request, ...]:
+    return tuple(request for request in read() if request.at < seconds)
 
 
 def _arrive(rates: Sequence[tuple[float, float]], window: float, seed: int) -> tuple[Request, ...]:

@@ -90,9 +90,15 @@ def router(program: str, folder: Path, *, policy: str, engine_ports: Sequence[in
 
 @contextmanager
 def lull(
-    program: str, folder: Path, *, engine_ports: Sequence[int], asleep_ports: Sequence[int] = (), workers: int = 1
+    program: str,
+    folder: Path,
+    *,
+    engine_ports: Sequence[int],
+    asleep_ports: Sequence[int] = (),
+    workers: int = 1,
+    **settings: Any,
 ) -> Iterator[Contender]:
-    """Lull as it comes: a key is asked for and has limits, each request has its line in the log."""
+    """Lull as it comes: a key is asked for and has limits, each request that fails has its line in the log."""
     port, admin_port = free_ports(2)
     key = make_token(KEY_ID, secrets.choice)
     limits = dict.fromkeys(("requestsPerMinute", "tokensPerMinute", "tokensPerDay"), _PLENTY)
@@ -106,6 +112,7 @@ def lull(
         "adminPort": admin_port,
         # What is compared writes no line for a request that goes well.
         "accessLog": "errors",
+        **settings,
     }
     file = folder / f"lull-{port}.yaml"
     file.write_text(yaml.safe_dump(config))

@@ -1,18 +1,23 @@
-"""Five thousand at a time: streams that run, and requests that are held."""
+"""Many at a time: five thousand streams that run or are held, and a hundred thousand connections that are idle."""
 
 from __future__ import annotations
 
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from bench.claims import Claim
-from bench.gateway.contenders import ASLEEP, answers
+from bench.gateway.contenders import ASLEEP, answers, lull
 from bench.gateway.generator import ask
-from e2e.progress import step
+from bench.gateway.machine import CORES
+from e2e.progress import say, step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
     from bench.gateway.contenders import Contender
     from bench.gateway.generator import Reading
@@ -24,6 +29,18 @@ PROBE: Final = 100
 PAUSE: Final = 0.2
 """Between two probes; a kubelet is more patient."""
 PROBES: Final = ("/healthz", "/readyz")
+
+IDLE: Final = 100_000
+IDLE_TIMES: Final = {"ramp": 50, "warm": 52, "seconds": 18}
+"""All of it is over before the gateway closes a connection that has been silent for 75 s."""
+OTHERS: Final = {"connections": 8, "idle": 0.1, "ramp": 1, "warm": 52, "seconds": 12}
+"""They are done before the crowd leaves, all at once."""
+IDLE_MEMORY: Final = 16.0
+"""Kilobytes."""
+PART: Final = 12_000
+"""Of them from one address: of 28,000 ports Linux takes every other one first, and looks long for the rest."""
+SPARE: Final = 2500
+"""Files of a process for what is not in the crowd, and for a port that gives one process more than another."""
 
 
 def measure_crowd(load: str, gateway: Contender) -> list[Claim]:
@@ -65,6 +82,60 @@ def measure_held(load: str, gateway: Contender) -> list[Claim]:
         Claim(f"{subject}: memory at most", gateway.process.read_memory(), MEMORY, "MB", 1),
         Claim(f"{subject}: slowest probe meanwhile", max(waits), PROBE, "ms", len(waits)),
     ]
+
+
+def measure_idle(load: str, program: str, folder: Path, engine_ports: Sequence[int]) -> list[Claim]:
+    """A hundred thousand connections, each silent after its first answer, and eight that ask all the time.
+
+    One process may have fewer files open than that, so the gateway is several, and so is the crowd.
+    """
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    processes = max(len(CORES), ceil(IDLE / (files - SPARE)))
+    parts = ceil(IDLE / PART)
+    with (
+        lull(program, folder, engine_ports=engine_ports, workers=processes, maxConnections=2 * IDLE) as gateway,
+        step(f"{IDLE:,} idle connections to {processes} processes"),
+        ThreadPoolExecutor(parts + 1) as pool,
+    ):
+        before = gateway.process.read_memory()
+        crowds = [
+            pool.submit(
+                ask,
+                load,
+                gateway,
+                {
+                    **IDLE_TIMES,
+                    "connections": size,
+                    "source": f"127.0.1.{part + 1}",
+                    "idle": 2 * sum(IDLE_TIMES.values()),
+                },
+                cores=CORES,
+            )
+            for part, size in enumerate(_divide(IDLE, parts))
+        ]
+        asking = pool.submit(ask, load, gateway, OTHERS, cores=CORES)
+        waits = _probe(gateway.admin_port, asking)
+        readings = [crowd.result() for crowd in crowds]
+        served = asking.result()
+        memory = gateway.process.read_memory()
+    errors = [reading.errors for reading in (*readings, served) if reading.errors]
+    if errors:
+        say(f"    {errors}")
+    subject = f"{IDLE:,} idle connections to {processes} processes"
+    return [
+        Claim(f"{subject}: open", sum(reading.open for reading in readings), IDLE, "", 1, at_least=True),
+        Claim(f"{subject}: errors", sum(sum(each.values()) for each in errors), 0, "", 1),
+        Claim(f"{subject}: memory at most", memory, None, "MB", 1),
+        Claim(f"{subject}: memory for each", (memory - before) * 1000 / IDLE, IDLE_MEMORY, "kB", IDLE),
+        Claim(f"{subject}: requests of others, p99", served.p99, None, "ms", served.answered),
+        Claim(f"{subject}: requests of others, slowest", served.slowest, None, "ms", served.answered),
+        Claim(f"{subject}: slowest probe meanwhile", max(waits), None, "ms", len(waits)),
+    ]
+
+
+def _divide(number: int, parts: int) -> list[int]:
+    return [number * (part + 1) // parts - number * part // parts for part in range(parts)]
 
 
 def _probe(port: int, asking: Future[Reading]) -> list[float]:

@@ -31,6 +31,9 @@ class Reading:
     open: int
     """Connections that are open in the end."""
     errors: Mapping[str, int]
+    answered: int
+    """With the warm-up."""
+    slowest: float
 
 
 def ask(
@@ -52,4 +55,6 @@ def ask(
         cpu_per_event=spent / max(1, report["received"]),
         open=report["open"],
         errors=report["errors"],
+        answered=report["answered"],
+        slowest=report["latency"]["max"],
     )

@@ -20,7 +20,7 @@ OTHER_CORES: Final = CORES[1:] or CORES
 """Of the mock engine and the load generator."""
 
 REALTIME: Final = os.environ.get("BENCH_REALTIME") == "1"
-"""Let what is measured go before everything else on the machine (SCHED_FIFO, for root), where that is not quiet."""
+"""Let what is measured go before everything else on the machine (SCHED_RR, for root), where that is not quiet."""
 
 _STOP_SECONDS: Final = 10
 _PERIOD: Final = 10_000
@@ -152,7 +152,7 @@ def _pinned(cores: Sequence[int]) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     if REALTIME:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     try:
         yield
     finally:

@@ -70,7 +70,9 @@ def compare(load: str, contenders: Sequence[Contender], *, rounds: int, seconds:
     """Let the contenders take turns in each case."""
     claims: list[Claim] = []
     for connections in CONNECTIONS:
-        options = {"connections": connections, "warm": 0.5, "ramp": 0.2, "seconds": seconds}
+        # Where connections come faster than a contender takes them on, some are tried again a second later, and those
+        # that are in share the core among fewer meanwhile.
+        options = {"connections": connections, "warm": 3, "ramp": 1, "seconds": seconds}
         table = _run(load, contenders, f"{connections} connections", options, rounds)
         claims += _judge_requests(table, saturated=connections > 1)
     for burst in BURSTS:

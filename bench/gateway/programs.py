@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 from e2e.cache import cache_folder
 from e2e.cluster.tools import Binary, build_binary
 from e2e.progress import step
+from e2e.wheels import build_compiled, find_uv
 
 ROUTER: Final = "vllm-router==0.1.17"
 
@@ -39,31 +39,35 @@ def install_router() -> str:
     if not whole.exists():
         python = environment / "bin" / "python"
         with step(f"install {ROUTER} from PyPI"):
-            subprocess.run([_uv(), "venv", "-q", "--clear", "--python", sys.executable, environment], check=True)
-            subprocess.run([_uv(), "pip", "install", "-q", "--python", python, ROUTER], check=True)
+            subprocess.run([find_uv(), "venv", "-q", "--clear", "--python", sys.executable, environment], check=True)
+            subprocess.run([find_uv(), "pip", "install", "-q", "--python", python, ROUTER], check=True)
             whole.touch()
     return str(program)
 
 
 def install_lull() -> str:
-    """Install this tree's Lull for the interpreter of the distribution, where that is new enough, else for this one.
+    """Install this tree's Lull, compiled as it ships, for the interpreter of the distribution, where that is new enough, else for this one.
 
     Distributions and the images' base build CPython with profile-guided optimization. What pyenv builds does without,
     and takes a sixth more time for each request.
     """
     python = _DISTRIBUTION_PYTHON if _find_version(_DISTRIBUTION_PYTHON) >= _AT_LEAST else Path(sys.executable)
     environment = cache_folder() / "bench-lull"
+    wheel = build_compiled(python)
     with step(f"install Lull for {python}"):
         subprocess.run(
-            [_uv(), "sync", "-q", "--locked", "--no-dev", "--project", _ROOT, "--python", python],
+            [
+                *(find_uv(), "sync", "-q", "--locked", "--no-dev", "--no-install-project"),
+                *("--project", _ROOT, "--python", python),
+            ],
             check=True,
             env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment)},
         )
+        installed = environment / "bin" / "python"
+        subprocess.run(
+            [find_uv(), "pip", "install", "-q", "--no-deps", "--reinstall", "--python", installed, wheel], check=True
+        )
     return str(environment / "bin" / "lull")
-
-
-def _uv() -> str:
-    return shutil.which("uv") or os.environ["UV"]
 
 
 def _find_version(python: Path) -> tuple[int, ...]:

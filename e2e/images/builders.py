@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from e2e.images.base import OFFICIAL, base_digest, ensure_rootfs, require_root
+from e2e.images.base import OFFICIAL, base_digest, debian_mirror, ensure_rootfs, require_root
 from e2e.images.commands import BuildError, answers, read, run
 from e2e.progress import step
 
@@ -176,9 +176,12 @@ class Buildah:
 
     def build(self, job: Job) -> None:
         secrets = [f"--secret=id={name},src={path}" for name, path in job.secrets.items()]
+        # A base that debootstrap made has no package sources of its own.
+        mirror = debian_mirror() if self._named_base is None else None
         run(
             [
                 *self.command("build", "--isolation=chroot", "--network=host", "--format=oci"),
+                *([f"--build-arg=DEBIAN_MIRROR={mirror}"] if mirror else []),
                 f"--layers={'true' if job.keep_steps else 'false'}",
                 f"--file={job.context / job.dockerfile}",
                 f"--tag={job.reference}",

@@ -23,7 +23,9 @@ RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            "lull", "images/lull/Dockerfile", ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "operator/lull")
+            "lull",
+            "images/lull/Dockerfile",
+            ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "hatch_build.py", "operator/lull"),
         ),
         Recipe(
             "engine-sim", "images/engine-sim/Dockerfile", ("images/engine-sim", "images/enginesim", "images/hub.py")

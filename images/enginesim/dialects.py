@@ -1,12 +1,22 @@
 """The same tokens as different APIs tell them: chat and text completions, responses, messages."""
 
 import json
+from dataclasses import dataclass
 from typing import Protocol
 
 from . import payloads
 from .payloads import Answer, ApiError, Choice, Json
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "abort": "end_turn"}
+
+
+@dataclass(frozen=True, slots=True)
+class UsageAsked:
+    """What `stream_options` ask for."""
+
+    at_end: bool
+    each: bool
+    """The usage so far, in every chunk."""
 
 
 class Dialect(Protocol):
@@ -20,11 +30,11 @@ class Dialect(Protocol):
         """Write what a stream begins with, once the first token is there."""
         ...
 
-    def grow(self, answer: Answer, choice: Choice, text: str, *, has_usage: bool) -> list[bytes]:
+    def grow(self, answer: Answer, choice: Choice, text: str, *, asked: UsageAsked) -> list[bytes]:
         """Write one token."""
         ...
 
-    def end(self, answer: Answer, choices: list[Choice], *, has_usage: bool) -> list[bytes]:
+    def end(self, answer: Answer, choices: list[Choice], *, asked: UsageAsked) -> list[bytes]:
         """Write what a stream ends with."""
         ...
 
@@ -43,16 +53,20 @@ class Completions:
         del answer
         return []
 
-    def grow(self, answer: Answer, choice: Choice, text: str, *, has_usage: bool) -> list[bytes]:
+    def grow(self, answer: Answer, choice: Choice, text: str, *, asked: UsageAsked) -> list[bytes]:
         opening = answer.is_chat and not choice.is_open
         choice.is_open = True
-        is_last = choice.finish is not None and not has_usage
-        chunk = payloads.delta(answer, choice, text, is_last=is_last)
-        return [*([_data(payloads.opening(answer, choice.index))] if opening else []), _data(chunk)]
+        is_last = choice.finish is not None and not asked.at_end
+        chunks = [payloads.opening(answer, choice.index)] if opening else []
+        chunks.append(payloads.delta(answer, choice, text, is_last=is_last))
+        if asked.each:
+            for chunk, generated in zip(reversed(chunks), (choice.tokens, 0), strict=False):
+                chunk["usage"] = payloads.usage_so_far(answer, generated)
+        return [_data(chunk) for chunk in chunks]
 
-    def end(self, answer: Answer, choices: list[Choice], *, has_usage: bool) -> list[bytes]:
+    def end(self, answer: Answer, choices: list[Choice], *, asked: UsageAsked) -> list[bytes]:
         generated = sum(choice.tokens for choice in choices)
-        return [*([_data(payloads.closing(answer, generated))] if has_usage else []), b"data: [DONE]\n\n"]
+        return [*([_data(payloads.closing(answer, generated))] if asked.at_end else []), b"data: [DONE]\n\n"]
 
     def fail(self, error: ApiError) -> list[bytes] | None:
         return [_data(error.body), b"data: [DONE]\n\n"]
@@ -89,13 +103,13 @@ class Messages:
             _event("content_block_start", {"content_block": {"type": "text", "text": ""}, "index": 0}),
         ]
 
-    def grow(self, answer: Answer, choice: Choice, text: str, *, has_usage: bool) -> list[bytes]:
-        del answer, choice, has_usage
+    def grow(self, answer: Answer, choice: Choice, text: str, *, asked: UsageAsked) -> list[bytes]:
+        del answer, choice, asked
         delta = {"type": "text_delta", "text": text}
         return [_event("content_block_delta", {"delta": delta, "index": 0})] if text else []
 
-    def end(self, answer: Answer, choices: list[Choice], *, has_usage: bool) -> list[bytes]:
-        del has_usage
+    def end(self, answer: Answer, choices: list[Choice], *, asked: UsageAsked) -> list[bytes]:
+        del asked
         delta = {"stop_sequence": None, **_stop(choices[0])}
         return [
             _event("content_block_stop", {"index": 0}),
@@ -127,13 +141,13 @@ class Responses:
             self._event("response.content_part.added", {**_place(answer), "part": {**_part(""), "logprobs": []}}),
         ]
 
-    def grow(self, answer: Answer, choice: Choice, text: str, *, has_usage: bool) -> list[bytes]:
-        del choice, has_usage
+    def grow(self, answer: Answer, choice: Choice, text: str, *, asked: UsageAsked) -> list[bytes]:
+        del choice, asked
         delta = {**_place(answer), "delta": text, "logprobs": []}
         return [self._event("response.output_text.delta", delta)] if text else []
 
-    def end(self, answer: Answer, choices: list[Choice], *, has_usage: bool) -> list[bytes]:
-        del has_usage
+    def end(self, answer: Answer, choices: list[Choice], *, asked: UsageAsked) -> list[bytes]:
+        del asked
         text, place = choices[0].text, _place(answer)
         return [
             self._event("response.output_text.done", {**place, "logprobs": [], "text": text}),

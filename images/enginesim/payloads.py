@@ -1,6 +1,7 @@
 """Bodies exactly as vLLM 0.32 writes them: answers, stream chunks, models, errors."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ NO_STORE = (
 SHUTTING_DOWN = "cannot schedule new futures after shutdown"
 
 Json = dict[str, Any]
+
+_LAST_TOKEN = re.compile(r"\btok(\d{1,9})\Z")
 
 
 class ApiError(Exception):
@@ -59,6 +62,8 @@ class Choice:
     """What has been generated for one choice."""
 
     index: int
+    first: int = 0
+    """The number of its first token: an answer to a prompt that ends with one goes on counting."""
     text: str = ""
     tokens: int = 0
     finish: str | None = None
@@ -70,6 +75,12 @@ class Choice:
 def token_text(index: int) -> str:
     """Write the token at a place of an answer; the whole answer reads `tok0 tok1 tok2 …`."""
     return f"tok{index}" if index == 0 else f" tok{index}"
+
+
+def following(prompt: str) -> int:
+    """The number of the token that comes after a prompt."""
+    last = _LAST_TOKEN.search(prompt)
+    return int(last[1]) + 1 if last is not None else 0
 
 
 def encode(text: str) -> list[int]:
@@ -90,6 +101,12 @@ def usage(answer: Answer, generated: int, *, details: bool) -> Json:
         "completion_tokens": generated,
     }
     return {**counts, "prompt_tokens_details": None, "completion_tokens_details": None} if details else counts
+
+
+def usage_so_far(answer: Answer, generated: int) -> Json:
+    """Write what `stream_options.continuous_usage_stats` puts into each chunk."""
+    counts = usage(answer, generated, details=False)
+    return {**counts, "completion_tokens_details": None} if answer.is_chat else counts
 
 
 def whole(answer: Answer, choices: list[Choice]) -> Json:
@@ -118,7 +135,7 @@ def opening(answer: Answer, index: int) -> Json:
 
 def delta(answer: Answer, choice: Choice, text: str, *, is_last: bool) -> Json:
     """Write one token's chunk."""
-    logprobs = _logprobs(answer, choice.tokens - 1, 1, len(choice.text) - len(text))
+    logprobs = _logprobs(answer, choice.first + choice.tokens - 1, 1, len(choice.text) - len(text))
     if answer.is_chat:
         one: Json = {"index": choice.index, "delta": {"content": text}, "logprobs": logprobs}
         one |= {"finish_reason": choice.finish}
@@ -179,7 +196,7 @@ def _chunk(answer: Answer, choices: list[Json]) -> Json:
 
 
 def _whole_choice(answer: Answer, choice: Choice) -> Json:
-    logprobs = _logprobs(answer, 0, choice.tokens, 0)
+    logprobs = _logprobs(answer, choice.first, choice.tokens, 0)
     end = {"logprobs": logprobs, "finish_reason": choice.finish, "stop_reason": choice.stop, "token_ids": None}
     if not answer.is_chat:
         extra = {"prompt_logprobs": None, "prompt_token_ids": None, "routed_experts": None}

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from . import payloads
 from .adapters import Adapters
-from .dialects import Completions, Dialect, Messages, Responses
+from .dialects import Completions, Dialect, Messages, Responses, UsageAsked
 from .engine import Engine, Finish, Request, Timeline, Token
 from .groups import joining, leading
 from .metrics import Registry
@@ -497,7 +497,8 @@ class Server:
         sequences = [
             self._submit(Sequence(index, each, arrivals)) for index, each in enumerate(requests if not is_full else ())
         ]
-        choices = [Choice(sequence.index) for sequence in sequences]
+        firsts = [payloads.following(prompt) for prompt in prompts]
+        choices = [Choice(sequence.index, firsts[sequence.index // count]) for sequence in sequences]
         try:
             if body.get("stream"):
                 return await self._stream(http, body, answer, sequences, choices, dialect)
@@ -526,7 +527,9 @@ class Server:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         if self.options.echoes_request_id and "X-Request-Id" in http.headers:
             response.headers["X-Request-Id"] = http.headers["X-Request-Id"]
-        has_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        options = body.get("stream_options") or {}
+        at_end = bool(options.get("include_usage"))
+        asked = UsageAsked(at_end=at_end, each=at_end and bool(options.get("continuous_usage_stats")))
         is_begun = False
         # vLLM sends the head before it schedules the request, so a queued stream looks open.
         await response.prepare(http)
@@ -534,7 +537,7 @@ class Server:
             async for choice, text in self._tokens(http, body, sequences, choices):
                 events = [] if is_begun else dialect.begin(answer)
                 is_begun = True
-                await _send(response, events + dialect.grow(answer, choice, text, has_usage=has_usage))
+                await _send(response, events + dialect.grow(answer, choice, text, asked=asked))
         except ApiError as error:
             last = dialect.fail(error)
             if last is None:
@@ -542,7 +545,7 @@ class Server:
                 http.transport.abort()
                 raise ConnectionResetError from error
         else:
-            last = dialect.end(answer, choices, has_usage=has_usage)
+            last = dialect.end(answer, choices, asked=asked)
         await _send(response, last)
         await response.write_eof()
         return response
@@ -570,7 +573,7 @@ class Server:
                     yield choice, ""
                 continue
             self._sabotage(http, choice.tokens)
-            kept, choice.stop = _cut(choice.text, payloads.token_text(choice.tokens), stops)
+            kept, choice.stop = _cut(choice.text, payloads.token_text(choice.first + choice.tokens), stops)
             choice.tokens += 1
             choice.text += kept
             choice.finish = Finish.STOP if choice.stop is not None else token.finish
@@ -931,7 +934,7 @@ def _prompt_text(body: Json) -> str:
             content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
         role = message.get("role", "user") if isinstance(message, dict) else "user"
         parts.append(f"<{role}>{content or ''}")
-    return "".join(parts) + "<assistant>"
+    return "".join(parts) + ("" if body.get("continue_final_message") else "<assistant>")
 
 
 def _prompts(prompt: str | list[Any]) -> list[str]:

@@ -75,7 +75,7 @@ class OperatorSettings(_Settings):
     resync_seconds: Annotated[float, Field(ge=10, le=3600, description="Every object is reconciled this often.")] = (
         300.0
     )
-    workers: Annotated[int, Field(ge=1, le=64, description="Reconciles at a time.")] = 8
+    concurrent_reconciles: Annotated[int, Field(ge=1, le=64, description="Reconciles at a time.")] = 8
 
     @property
     def passed_labels(self) -> tuple[str, ...]:

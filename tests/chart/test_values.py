@@ -55,7 +55,7 @@ OTHERS: dict[str, Any] = {
     "passLabels": ["team", "example.com/cost-centre"],
     "nodesAutoscaled": True,
     "operator.replicas": 1,
-    "operator.workers": 2,
+    "operator.concurrentReconciles": 2,
     "operator.tickSeconds": 0.5,
     "operator.staleSeconds": 20,
     "operator.resyncSeconds": 60,

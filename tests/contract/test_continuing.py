@@ -10,6 +10,9 @@ import orjson
 import pytest
 
 from lull.gateway.continuing import Listener
+from lull.wire.openai import parse_call
+from lull.wire.sse import EventReader
+from lull.wire.usage import ask_for_usage
 from tests.contract.conftest import Engine, Pair
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -39,13 +42,21 @@ def text(events: list[dict[str, Any]]) -> str:
     return "".join(choice["delta"].get("content") or "" if "delta" in choice else choice["text"] for choice in choices)
 
 
-def break_and_go_on(engine: Engine, path: str, content: dict[str, Any], whole: list[bytes], at: int) -> list[Any]:
+def ask(engine: Engine, path: str, body: bytes) -> list[bytes]:
+    """What comes of a stream that may be continued, asked for and read as the gateway does it."""
+    call = parse_call(path, body)
+    reader = EventReader(path, strip_usage=call.hides_usage, leaves_each=True)
+    return [reader.read(event).whole for event in stream(engine, path, ask_for_usage(call, body, each=True))]
+
+
+def break_and_go_on(engine: Engine, path: str, content: dict[str, Any], at: int) -> list[Any]:
     """What a client sees whose engine died after so many events."""
-    listener = Listener(path, orjson.dumps(content))
-    seen = listener(b"".join(whole[:at]))
-    body = listener.continue_()
-    assert body is not None
-    rest = b"".join(listener(event) for event in stream(engine, path, body))
+    body = orjson.dumps(content)
+    listener = Listener(path, body)
+    seen = listener(b"".join(ask(engine, path, body)[:at]))
+    continued = listener.continue_()
+    assert continued is not None
+    rest = b"".join(listener(event) for event in ask(engine, path, continued))
     return parse(seen + rest)
 
 
@@ -67,10 +78,11 @@ def test_a_client_sees_one_unbroken_answer(pair: Pair, words: list[int], path: s
     unbroken = parse(b"".join(whole))
 
     for at in (2, 5, 17):
-        seen = break_and_go_on(pair.real, path, content, whole, at)
+        seen = break_and_go_on(pair.real, path, content, at)
         choices = [choice for event in seen for choice in event["choices"]]
         assert text(seen) == text(unbroken)
-        assert {(event["id"], event["created"]) for event in seen} == {(unbroken[0]["id"], unbroken[0]["created"])}
+        assert len({(event["id"], event["created"]) for event in seen}) == 1
+        assert {tuple(event) for event in seen} == {tuple(event) for event in unbroken}
         assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
         assert sum("role" in choice.get("delta", {}) for choice in choices) == (path == CHAT)
         assert seen[-1].get("usage") == unbroken[-1].get("usage")

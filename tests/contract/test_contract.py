@@ -44,6 +44,7 @@ def _message(**fields: Any) -> dict[str, Any]:
 
 _RESPONSES, _MESSAGES = "/v1/responses", "/v1/messages"
 _USAGE = {"include_usage": True}
+_USAGE_IN_EACH = {"include_usage": True, "continuous_usage_stats": True}
 _REQUESTS: dict[str, tuple[str, str, Any]] = {
     "health": ("GET", "/health", None),
     "ping": ("GET", "/ping", None),
@@ -67,6 +68,11 @@ _REQUESTS: dict[str, tuple[str, str, Any]] = {
     # Long enough for some chunk to have no end in it, also where the machine is so busy that many tokens come at once.
     "chat stream": ("POST", _CHAT, _chat(stream=True, max_tokens=100)),
     "chat stream with usage": ("POST", _CHAT, _chat(stream=True, max_tokens=100, stream_options=_USAGE)),
+    "chat stream with usage in each chunk": (
+        "POST",
+        _CHAT,
+        _chat(stream=True, max_tokens=100, stream_options=_USAGE_IN_EACH),
+    ),
     "chat stream with two choices": ("POST", _CHAT, _chat(stream=True, max_tokens=100, n=2)),
     "completion": ("POST", _TEXT, _text()),
     "completion of default length": ("POST", _TEXT, {"model": "tiny", "prompt": "hi"}),
@@ -75,6 +81,11 @@ _REQUESTS: dict[str, tuple[str, str, Any]] = {
     "completion with log-probabilities": ("POST", _TEXT, _text(logprobs=1)),
     "completion stream": ("POST", _TEXT, _text(stream=True, max_tokens=100)),
     "completion stream with usage": ("POST", _TEXT, _text(stream=True, max_tokens=100, stream_options=_USAGE)),
+    "completion stream with usage in each chunk": (
+        "POST",
+        _TEXT,
+        _text(stream=True, max_tokens=100, stream_options=_USAGE_IN_EACH),
+    ),
     "response": ("POST", _RESPONSES, _response()),
     "response to a conversation": ("POST", _RESPONSES, _response(input=_HELLO)),
     "response stream": ("POST", _RESPONSES, _response(stream=True)),

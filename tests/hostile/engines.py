@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from tests.hostile.raw import split_head
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
 
 _LINE: Final = re.compile(rb"(GET|POST) (/[a-z0-9_/.-]*) HTTP/1\.1")
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([\t\x20-\x7e\x80-\xff]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,9 @@ def read_requests(sent: bytes) -> Iterable[Arrived]:
     rest = sent
     while rest:
         head, end, rest = rest.partition(b"\r\n\r\n")
-        line, *fields = head.split(b"\r\n")
+        line, headers = split_head(head)
         request = _LINE.fullmatch(line)
         assert request, f"no request line: {line[:200]!r}"
-        headers: dict[str, bytes] = {}
-        for each in fields:
-            found = _FIELD.fullmatch(each)
-            assert found, f"no header: {each[:200]!r}"
-            name = found[1].decode().lower()
-            assert name not in headers, f"{name} twice"
-            headers[name] = found[2]
         if not end:
             return
         assert "transfer-encoding" not in headers

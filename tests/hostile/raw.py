@@ -82,18 +82,25 @@ def parse_answers(heard: bytes) -> Iterable[Answer]:
     while rest:
         head, end, rest = rest.partition(b"\r\n\r\n")
         assert end, f"half a head: {head[:200]!r}"
-        line, *fields = head.split(b"\r\n")
+        line, fields = split_head(head)
         status = _STATUS.fullmatch(line)
         assert status, f"no status line: {line[:200]!r}"
-        headers: dict[str, str] = {}
-        for field in fields:
-            found = _FIELD.fullmatch(field)
-            assert found, f"no header: {field[:200]!r}"
-            name = found[1].decode().lower()
-            assert name not in headers, f"{name} twice"
-            headers[name] = (found[2] or b"").decode("latin-1")
+        headers = {name: value.decode("latin-1") for name, value in fields.items()}
         body, whole, rest = _take_body(int(status[1]), headers, rest)
         yield Answer(int(status[1]), headers, body, whole)
+
+
+def split_head(head: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """The first line, and what the others say; AssertionError where readers could disagree about it."""
+    line, *rest = head.split(b"\r\n")
+    fields: dict[str, bytes] = {}
+    for field in rest:
+        found = _FIELD.fullmatch(field)
+        assert found, f"no header: {field[:200]!r}"
+        name = found[1].decode().lower()
+        assert name not in fields, f"{name} twice"
+        fields[name] = found[2] or b""
+    return line, fields
 
 
 def _understand(heard: bytes, *, closed: bool) -> Heard:

@@ -105,10 +105,11 @@ async def test_interim_answers_are_passed_over(running: Any) -> None:
         (b"", b"\r\n" * 2000),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x" * 4000),
         (OK + b"Content-Length: 2\r\nTransfer-Encoding", b"s" * 4000),
+        (b"HTTP/1.1 500 Broken\r\nTransfer-Encoding: chunked\r\n\r\n", chunk(b"xx") * 500),
     ],
-    ids=["headers", "value", "reason", "interim", "line ends", "extension", "name"],
+    ids=["headers", "value", "reason", "interim", "line ends", "extension", "name", "error"],
 )
-async def test_heads_have_an_end(running: Any, endless: tuple[bytes, bytes]) -> None:
+async def test_heads_and_errors_have_an_end(running: Any, endless: tuple[bytes, bytes]) -> None:
     async def answer(engine: RawEngine, arrived: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(endless[0])
         for _ in range(2000):

@@ -6,12 +6,17 @@ import asyncio
 import gzip
 import zlib
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import orjson
 import pytest
 
+from lull.gateway import pipeline
+from lull.gateway.door import Client, Door
+from lull.settings import GatewaySettings
+from tests.fakes.collaborators import build_gateway
 from tests.hostile.engines import DONE, END, EVENT, STREAM_HEAD, WHOLE, RawEngine, chunk, saying
-from tests.hostile.raw import Heard, say
+from tests.hostile.raw import PATIENCE, Heard, say
 from tests.hostile.spellings import chat, post
 
 if TYPE_CHECKING:
@@ -363,10 +368,11 @@ class TestPipelining:
             world.put_pod(engine, pod="pod-1")
             await world.wait_listed()
 
-            heard = await say(
-                world.settings.port, b"".join(post(b'{"model":"llama","seed":%d}' % n) for n in range(12))
-            )
+            *first, last = (b'{"model":"llama","seed":%d}' % number for number in range(12))
+            requests = b"".join(map(post, first)) + post(last, b"Connection: close")
+            heard = await say(world.settings.port, requests, quiet=PATIENCE)
 
+        assert heard.closed
         assert [answer.body for answer in heard.answers] == [b"%d" % n for n in range(12)]
 
     async def test_a_client_gets_no_more_done_at_a_time_than_others(self, running: Any) -> None:
@@ -427,16 +433,21 @@ class TestSlowness:
         assert [brief(one) for one in heard[:4]] == ["408 closed"] * 4
         assert all(one.closed for one in heard)
 
-    async def test_line_ends_without_end_are_no_sign_of_life(
-        self, running: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("lull.gateway.door.KEEP_ALIVE_SECONDS", 0.4)
+    async def test_line_ends_without_end_are_no_sign_of_life(self) -> None:
+        gateway = build_gateway(GatewaySettings())
+        door = Door(gateway, serve=pipeline.serve, refuse=pipeline.refuse, leave=pipeline.leave, sweep=pipeline.sweep)
+        client = Client(door)
+        transport = Mock(asyncio.Transport)
+        client.connection_made(transport)
+        due = client.due
 
-        async with running() as world:
-            heard = await say(world.settings.port, *[b"\r\n"] * 60, pause=0.05)
+        for _ in range(60):
+            client.data_received(b"\r\n")
+        client.expire()
 
-        assert heard.closed
-        assert set(heard.statuses) <= {408}
+        assert client.due == due
+        transport.abort.assert_called_once_with()
+        transport.write.assert_not_called()
 
 
 class TestLeaving:

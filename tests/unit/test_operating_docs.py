@@ -14,12 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
 
 
 def settings_table() -> str:
-    of_gateway = GatewaySettings.model_fields
-    shared = {
-        name
-        for name, field in OperatorSettings.model_fields.items()
-        if name in of_gateway and field.description == of_gateway[name].description
-    }
+    shared = OperatorSettings.model_fields.keys() & GatewaySettings.model_fields.keys()
     rows = ["| variable | of | default | |", "|---|---|---|---|"]
     for settings, process in ((OperatorSettings, "operator"), (GatewaySettings, "gateway")):
         for name, field in settings.model_fields.items():
@@ -46,6 +41,13 @@ def test_the_tables_are_those_of_the_code(name: str) -> None:
     page = PAGE.read_text()
 
     assert rewritten(page, name) == page, "run: uv run python -m tests.unit.test_operating_docs"
+
+
+def test_a_variable_means_the_same_to_every_process_that_reads_it() -> None:
+    of_operator, of_gateway = OperatorSettings.model_fields, GatewaySettings.model_fields
+
+    for name in of_operator.keys() & of_gateway.keys():
+        assert repr(of_operator[name]) == repr(of_gateway[name]), f"LULL_{name.upper()} means two things"
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ const gather = 200 * time.Microsecond
 // A connection that failed is opened again after this long, so that errors cannot become a storm.
 const pause = 10 * time.Millisecond
 
+// IP_BIND_ADDRESS_NO_PORT of ip(7): the port is chosen for the pair of addresses, so that each source has all ports.
+const bindAddressNoPort = 24
+
 type connection struct {
 	fd         int
 	number     int
@@ -81,10 +84,13 @@ type percentiles struct {
 
 type generator struct {
 	address     *syscall.SockaddrInet4
+	source      *syscall.SockaddrInet4
 	requests    [][]byte
 	epoll       int
 	connections map[int]*connection
 	starts      []start
+	rests       []rest
+	idle        time.Duration
 	lines       int
 	hold        bool
 	paced       bool
@@ -103,6 +109,12 @@ type start struct {
 	number int
 }
 
+// rest is a connection that has had its answer and asks again later.
+type rest struct {
+	until  time.Time
+	client *connection
+}
+
 func main() {
 	target := flag.String("target", "127.0.0.1:8000", "address and port")
 	connections := flag.Int("connections", 1, "connections, each with one request at a time")
@@ -117,6 +129,8 @@ func main() {
 	model := flag.String("model", "mock", "the model")
 	key := flag.String("key", "", "API key")
 	hold := flag.Bool("hold", false, "expect no answer before the end")
+	idle := flag.Float64("idle", 0, "after each answer, say nothing on its connection for so many seconds")
+	source := flag.String("source", "", "address to connect from")
 	flag.Parse()
 	runtime.GOMAXPROCS(1)
 	runtime.LockOSThread()
@@ -135,12 +149,16 @@ func main() {
 		epoll:       epoll,
 		connections: map[int]*connection{},
 		hold:        *hold,
+		idle:        time.Duration(*idle * float64(time.Second)),
 		paced:       *rate > 0,
 		from:        began.Add(time.Duration(*warm * float64(time.Second))),
 		until:       began.Add(time.Duration((*warm + *seconds) * float64(time.Second))),
 		now:         began,
 		read:        make([]byte, 1<<18),
 		report:      report{Seconds: *seconds, Errors: map[string]int{}},
+	}
+	if *source != "" {
+		generator.source = &syscall.SockaddrInet4{Addr: [4]byte(net.ParseIP(*source).To4())}
 	}
 	// What the mock engine makes of a seed.
 	seed := *rate
@@ -216,7 +234,17 @@ func (g *generator) run() {
 			g.open(next.number)
 			g.now = time.Now()
 		}
+		for len(g.rests) > 0 && !g.rests[0].until.After(g.now) {
+			client := g.rests[0].client
+			g.rests = g.rests[1:]
+			if g.connections[client.fd] == client {
+				g.ask(client)
+			}
+		}
 		wake := g.until
+		if len(g.rests) > 0 && g.rests[0].until.Before(wake) {
+			wake = g.rests[0].until
+		}
 		if len(g.starts) > 0 && g.starts[0].at.Before(wake) {
 			wake = g.starts[0].at
 		}
@@ -241,10 +269,7 @@ func (g *generator) run() {
 func (g *generator) open(number int) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err == nil {
-		if err = syscall.Connect(fd, g.address); err == syscall.EINPROGRESS {
-			err = nil
-		}
-		if err != nil {
+		if err = g.connect(fd); err != nil {
 			_ = syscall.Close(fd)
 		}
 	}
@@ -255,6 +280,25 @@ func (g *generator) open(number int) {
 	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	g.connections[fd] = &connection{fd: fd, number: number, requests: number, connecting: true}
 	g.watch(syscall.EPOLL_CTL_ADD, fd, syscall.EPOLLOUT)
+}
+
+func (g *generator) connect(fd int) error {
+	if g.source != nil {
+		if err := syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, bindAddressNoPort, 1); err != nil {
+			return err
+		}
+		if err := syscall.Bind(fd, g.source); err != nil {
+			return err
+		}
+		// A reset in the end: for a minute after anything else nobody could listen on the ports of so many.
+		if err := syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1}); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Connect(fd, g.address); err != syscall.EINPROGRESS {
+		return err
+	}
+	return nil
 }
 
 func (g *generator) watch(change, fd int, what uint32) {
@@ -388,6 +432,10 @@ func (g *generator) complete(client *connection) {
 		g.open(client.number)
 		return
 	}
+	if g.idle > 0 {
+		g.rests = append(g.rests, rest{time.Now().Add(g.idle), client})
+		return
+	}
 	g.ask(client)
 }
 
@@ -512,6 +560,15 @@ func (g *generator) finish() {
 	g.report.Latency = summarize(g.latency)
 	g.report.First = summarize(g.first)
 	g.report.Gap = summarize(g.gap)
+	if g.idle > 0 {
+		g.report.Open = 0
+		for _, client := range g.connections {
+			// It has had an answer.
+			if client.status == 200 {
+				g.report.Open++
+			}
+		}
+	}
 	if g.hold {
 		g.report.Open = 0
 		for _, client := range g.connections {

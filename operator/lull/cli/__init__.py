@@ -171,6 +171,77 @@ def doctor(
     raise typer.Exit(run(context=context, output=output))
 
 
+@app.command()
+def simulate(  # noqa: PLR0917  each is an option
+    trace: Annotated[
+        Path,
+        typer.Option(
+            help="CSV, gzipped or not: timestamp_s, input_tokens, output_tokens and, if known, cached_tokens."
+        ),
+    ],
+    policy: Annotated[
+        list[Path],
+        typer.Option(help="LLMDeployment, or only its spec.scaling; several are compared."),
+    ],
+    engine: Annotated[
+        str, typer.Option(help="Preset such as qwen3-32b-h100-tp2, or a YAML file with a replica's parameters.")
+    ],
+    cold_start: Annotated[
+        str, typer.Option(help="From asked to ready; 80s-140s draws from a range (its 10th to 90th percentile).")
+    ] = "100s",
+    slo_ttft: Annotated[
+        str | None, typer.Option(help="Longest time to the first token; default: spec.slo, 3s.")
+    ] = None,
+    slo_tpot: Annotated[
+        str | None, typer.Option(help="Longest time per further token; default: spec.slo, 100ms.")
+    ] = None,
+    attainment: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Requests that should meet both, in per cent; default: spec.slo, 99."),
+    ] = None,
+    gpu_price: Annotated[float | None, typer.Option(min=0, help="Of one GPU for an hour, for costs.")] = None,
+    initial_replicas: Annotated[
+        int | None, typer.Option(min=0, max=1000, help="Ready when it begins; default: minReplicas.")
+    ] = None,
+    spot_lifetime: Annotated[
+        str | None, typer.Option(help="Mean time until spot capacity takes a replica away; default: never.")
+    ] = None,
+    spot_notice: Annotated[str, typer.Option(help="Time between its notice and its end.")] = "2m",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the cheapest policy around the given one that meets the SLO.")
+    ] = False,
+    tries: Annotated[int, typer.Option(min=1, max=1000, help="Most policies that --tune tries.")] = 40,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write, .svg or, with matplotlib, .png.")] = None,
+    seed: Annotated[int, typer.Option(help="For what is random: cold starts within a range, losses of spot.")] = 0,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    as_json: Annotated[bool, typer.Option("--json", help="As -o json.")] = False,
+) -> None:
+    """Show what policies make of a trace: SLO, GPU-hours, cold starts.
+
+    Exit code 3 where --tune finds no policy that meets the SLO.
+    """
+    from lull.cli.simulate import Question, run
+
+    question = Question(
+        trace=trace,
+        policies=policy,
+        engine=engine,
+        cold_start=cold_start,
+        slo_ttft=slo_ttft,
+        slo_tpot=slo_tpot,
+        attainment=attainment,
+        gpu_price=gpu_price,
+        initial_replicas=initial_replicas,
+        spot_lifetime=spot_lifetime,
+        spot_notice=spot_notice,
+        tune=tune,
+        tries=tries,
+        plot=plot,
+        seed=seed,
+    )
+    raise typer.Exit(run(question, output=Output.JSON if as_json else output))
+
+
 @app.command("gateway")
 def run_gateway(
     config: Annotated[

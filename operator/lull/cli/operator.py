@@ -158,9 +158,10 @@ async def _lead(
     # its start, would wait for ever for one that comes later.
     await app.store.wait_synced()
     app.claims.judge()
-    group.create_task(app.decisions.run(app.autoscaler.scale, workers=settings.workers, on_alive=health.beat))
-    group.create_task(app.placements.run(app.residence.settle, workers=settings.workers, on_alive=health.beat))
-    group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=settings.workers, on_alive=health.beat))
+    workers = settings.concurrent_reconciles
+    group.create_task(app.decisions.run(app.autoscaler.scale, workers=workers, on_alive=health.beat))
+    group.create_task(app.placements.run(app.residence.settle, workers=workers, on_alive=health.beat))
+    group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=workers, on_alive=health.beat))
     started = asyncio.Event()
     group.create_task(handlers.run(app.reconciles.add, namespace=settings.scope, started=started))
     await started.wait()

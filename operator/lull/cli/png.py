@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def draw_png(panels: Sequence[Panel], out: Path) -> None:
     """All panels below each other, over one axis of time."""
     heights = [2.4 if panel.right else 1.2 for panel in panels]
-    seconds = max(max(panel.times[-1] for panel in panels), 1.0)
+    seconds = max(1.0, *(panel.times[-1] for panel in panels))
     figure, axes = plt.subplots(
         len(panels),
         1,
@@ -46,11 +46,12 @@ def _draw(axis: Any, panel: Panel, seconds: float) -> None:  # noqa: ANN401  mat
     handles = _plot(axis, panel.times, panel.left, panel.left_name)
     if panel.right:
         handles += _plot(axis.twinx(), panel.times, panel.right, panel.right_name)
-    if panel.strip is not None:
-        for at, until, share in zip(panel.times, [*panel.times[1:], seconds], panel.strip.values, strict=True):
+    if (strip := panel.strip) is not None:
+        handles.append(axis.fill_between([0], [0], color=strip.color, linewidth=0, label=strip.label))
+        for at, until, share in zip(panel.times, [*panel.times[1:], seconds], strip.values, strict=True):
             if share > 0:
-                axis.axvspan(at, until, 0, 0.03, color=panel.strip.color, alpha=0.3 + 0.7 * share, linewidth=0)
-    axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 0.98), ncols=4, frameon=False, fontsize=7)
+                axis.axvspan(at, until, 0, 0.03, color=strip.color, alpha=0.3 + 0.7 * share, linewidth=0)
+    axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 0.98), ncols=5, frameon=False, fontsize=7)
 
 
 def _plot(axis: Any, times: Sequence[float], series: Sequence[Series], name: str) -> list[Any]:  # noqa: ANN401  as above
@@ -65,9 +66,7 @@ def _plot(axis: Any, times: Sequence[float], series: Sequence[Series], name: str
     for one in series:
         if one.mark is Mark.AREA:
             handles.append(
-                axis.fill_between(
-                    times, one.values, step="post", color=one.color, alpha=0.8, linewidth=0, label=one.label
-                )
+                axis.fill_between(times, one.values, step="post", color=one.color, linewidth=0, label=one.label)
             )
         else:
             handles += axis.step(times, one.values, where="post", color=one.color, linewidth=1.3, label=one.label)

@@ -31,12 +31,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum, unique
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from lull.api.llmdeployment import Key  # noqa: TC001  mypyc evaluates what annotates a field
 from lull.api.quantities import parse_duration, parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from lull.api.llmdeployment import Key, LLMDeployment
+    from lull.api.llmdeployment import LLMDeployment
 
 HOLD_BEFORE_FIRST_MEASUREMENT: Final = 600.0
 HOLD_PER_COLD_START: Final = 3.0

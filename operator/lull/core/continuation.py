@@ -72,6 +72,7 @@ class Story:
         "_content",
         "_drops",
         "_first",
+        "_hides_each",
         "_is_chat",
         "_is_continued",
         "_is_done",
@@ -80,9 +81,12 @@ class Story:
         "_size",
         "_tokens",
         "_tokens_before",
+        "_tokens_kept",
     )
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, hides_each: bool) -> None:
+        """`hides_each`: events with choices tell the usage so far, for which the client did not ask."""
+        self._hides_each = hides_each
         self._is_chat = path == PATH_CHAT
         self._first: Mapping[str, Any] = {}
         """The first event: the others bear its id."""
@@ -90,6 +94,8 @@ class Story:
         self._size = 0
         self._tokens = 0
         """Of the present engine: as its usage says where an event brings it, else one for each event with a choice."""
+        self._tokens_kept = 0
+        """Of these, up to the last text that is not white space: what comes after that is written again."""
         self._tokens_before = 0
         """Of the engines before it."""
         self._drops = ""
@@ -107,9 +113,7 @@ class Story:
         if "error" in event:
             return
         self._first = self._first or event
-        for choice in event.get("choices") or ():
-            self._add(choice)
-        self._count(event)
+        self._hear(event)
 
     def continue_(self, content: Mapping[str, Any]) -> dict[str, Any] | None:
         """The body for another engine, made of the first one's; None where it must not be continued."""
@@ -117,8 +121,8 @@ class Story:
             return None
         text = "".join(self._pieces)
         kept = text.rstrip()
-        self._tokens_before += self._tokens - _count_again(self._pieces)
-        self._tokens = 0
+        self._tokens_before += self._tokens_kept
+        self._tokens = self._tokens_kept = 0
         limits = _shorten(content, self._tokens_before, is_chat=self._is_chat)
         if limits is None:
             return None
@@ -145,14 +149,13 @@ class Story:
         if not self._is_continued or not isinstance(event, dict) or "error" in event:
             self.read(event)
             return event
-        says = bool(event.get("usage"))
         choices = event.get("choices") or []
         for choice in choices:
             self._trim(choice)
-            self._add(choice)
-            says = says or bool(choice.get("finish_reason")) or bool(_text(choice))
-        self._count(event)
-        if not says:
+        self._hear(event)
+        if self._hides_each and choices:
+            event.pop("usage", None)
+        if not event.get("usage") and not any(choice.get("finish_reason") or _text(choice) for choice in choices):
             return None
         for name in ("id", "created", "model", "system_fingerprint"):
             if name in self._first and name in event:
@@ -162,6 +165,17 @@ class Story:
             usage["prompt_tokens"] = max(0, usage.get("prompt_tokens", 0) - self._tokens_before)
             usage["completion_tokens"] = usage.get("completion_tokens", 0) + self._tokens_before
         return event
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        choices = event.get("choices") or ()
+        for choice in choices:
+            self._add(choice)
+        usage = event.get("usage")
+        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
+            # An engine that is ahead of its reader puts several tokens into one event.
+            self._tokens = usage["completion_tokens"]
+        if any(_text(choice).strip() for choice in choices):
+            self._tokens_kept = self._tokens
 
     def _add(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta") or {}
@@ -182,11 +196,6 @@ class Story:
             self._is_lost = True
             self._pieces.clear()
 
-    def _count(self, event: Mapping[str, Any]) -> None:
-        usage = event.get("usage")
-        if isinstance(usage, dict):
-            self._tokens = max(self._tokens, usage.get("completion_tokens") or 0)
-
     def _trim(self, choice: dict[str, Any]) -> None:
         """Take out the role, which was told, and white space that was sent before."""
         delta = choice.get("delta")
@@ -205,11 +214,6 @@ class Story:
             delta["content"] = text[same:]
         else:
             choice["text"] = text[same:]
-
-
-def _count_again(pieces: list[str]) -> int:
-    """Tokens at the end that are white space and nothing else: they are written again."""
-    return next((at for at, piece in enumerate(reversed(pieces)) if piece.strip()), len(pieces))
 
 
 def _text(choice: Mapping[str, Any]) -> str:

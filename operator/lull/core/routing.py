@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection  # noqa: TC003  mypyc evaluates what annotates a field
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -11,7 +12,7 @@ from lull.api.llmdeployment import Key
 from lull.core.affinity import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from lull.api.llmdeployment import LLMDeployment, Manifest
 

@@ -60,14 +60,14 @@ class Outlet:
         """It can be written without waiting for whoever reads."""
         self._awake = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+        self._writer = threading.Thread(target=self._run, name="outlet", daemon=True)
         self.lost = 0
         """Lines that were dropped."""
 
     @property
     def is_stuck(self) -> bool:
         """Nobody read the last lines, and whoever writes to the same place would wait for that, too."""
-        return self._closing.is_set() and self._thread.is_alive()
+        return self._closing.is_set() and self._writer.is_alive()
 
     def put(self, line: bytes) -> None:
         """Have a line written, which ends with a line break; never waits."""
@@ -88,15 +88,15 @@ class Outlet:
         """Lines are written soon enough by themselves."""
 
     @contextmanager
-    def running(self) -> Iterator[Self]:
+    def running(self, *, last_word_seconds: float = LAST_WORD_SECONDS) -> Iterator[Self]:
         """Write while the block runs, and for a moment longer if something is left."""
-        self._thread.start()
+        self._writer.start()
         try:
             yield self
         finally:
             self._closing.set()
             self._awake.set()
-            self._thread.join(LAST_WORD_SECONDS)
+            self._writer.join(last_word_seconds)
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -142,7 +142,9 @@ class Outlet:
         rest = memoryview(content)
         try:
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                # Not within the brackets: mypyc would write twice.
+                written = os.write(self._descriptor, rest)
+                rest = rest[written:]
         except BlockingIOError:
             select.select((), (self._descriptor,), ())
             self._write(bytes(rest), lines)

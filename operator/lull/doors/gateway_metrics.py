@@ -1,17 +1,13 @@
 """The gateway's series for Prometheus. Labels are closed sets, or LLMDeployments, adapters and keys that exist.
 
-Counting is plain arithmetic on the objects below, since every request and every try comes by here; samples with
-labels are made of it when somebody scrapes. Nothing here is shared between threads.
+Samples are made of what `gateway_counts` has when somebody scrapes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain, groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -22,29 +18,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from lull.api.llmdeployment import Key
+from lull.doors.gateway_counts import FIRST_TOKENS, LATENCIES, OUTPUT_TOKENS, WAITS, GatewayCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
+    from lull.api.llmdeployment import Key
     from lull.core.admission import Demand
-
-MAX_SPENDERS: Final = 10_000
-"""Pairs of LLMDeployment and key whose tokens are counted by themselves."""
-OTHER: Final = "_other"
-"""The key of all others; no key can have this id."""
-
-WAITS: Final = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-LATENCIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0)
-FIRST_TOKENS: Final = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
-    *(30.0, 60.0, 120.0, 300.0, 600.0, 1800.0),
-)
-"""OpenTelemetry's for `gen_ai.server.time_to_first_token`, and on to what a cold start takes."""
-OUTPUT_TOKENS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
-"""OpenTelemetry's for `gen_ai.server.time_per_output_token`."""
+    from lull.doors.gateway_counts import DeploymentCounts
 
 _Count = Callable[["DeploymentCounts"], Iterable[tuple[Any, ...]]]
 """Reads values of further labels, and the number."""
@@ -56,79 +39,8 @@ _END: Final = b"# EOF\n"
 """Of OpenMetrics only."""
 
 
-@dataclass(slots=True)
-class Histogram:
-    """How often a value fell between two bounds, and the sum of all values."""
-
-    _bounds: tuple[float, ...]
-    """Upper ones, each part of its own bucket."""
-    counts: list[int] = field(init=False)
-    sum: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.counts = [0] * (len(self._bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-
-
-def _counter() -> defaultdict[str, int]:
-    return defaultdict(int)
-
-
-@dataclass(slots=True)
-class Tokens:
-    """Tokens as the engines count them; those that a prefix cache had are part of the input."""
-
-    input: int = 0
-    cached: int = 0
-    output: int = 0
-
-    def add(self, given: int, cached: int, made: int) -> None:
-        self.input += given
-        self.cached += cached
-        self.output += made
-
-
-@dataclass(slots=True)
-class AdapterCounts:
-    requests: defaultdict[str, int] = field(default_factory=_counter)
-    """By status."""
-    tokens: Tokens = field(default_factory=Tokens)
-
-
-@dataclass(slots=True)
-class DeploymentCounts:
-    """Everything that is counted for one LLMDeployment. What is a dict is counted by the label that its line names."""
-
-    requests: defaultdict[str, int] = field(default_factory=_counter)
-    """By status."""
-    tokens: Tokens = field(default_factory=Tokens)
-    """Of the model itself, without its adapters."""
-    adapters: defaultdict[str, AdapterCounts] = field(default_factory=lambda: defaultdict(AdapterCounts))
-    spenders: defaultdict[str, Tokens] = field(default_factory=lambda: defaultdict(Tokens))
-    """By id of the key; those of adapters are included."""
-    retries: defaultdict[str, int] = field(default_factory=_counter)
-    """By `Failure`."""
-    aborted: defaultdict[str, defaultdict[str, int]] = field(default_factory=lambda: defaultdict(_counter))
-    """By `Stage`, and by who ended it."""
-    refused: defaultdict[str, int] = field(default_factory=_counter)
-    """By the refusal's code."""
-    fallbacks: defaultdict[str, int] = field(default_factory=_counter)
-    """By cause."""
-    continued: int = 0
-    lookups: defaultdict[str, int] = field(default_factory=_counter)
-    """In the response cache, by result."""
-    held_seconds: Histogram = field(default_factory=lambda: Histogram(WAITS))
-    first_byte_seconds: Histogram = field(default_factory=lambda: Histogram(LATENCIES))
-    first_token_seconds: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKENS))
-    output_token_seconds: Histogram = field(default_factory=lambda: Histogram(OUTPUT_TOKENS))
-    seconds: Histogram = field(default_factory=lambda: Histogram(LATENCIES))
-
-
 class GatewayMetrics:
-    """What the pipeline counts, and gauges that are read off admission at each scrape."""
+    """What was counted, and gauges that are read off admission at each scrape."""
 
     def __init__(
         self,
@@ -141,63 +53,13 @@ class GatewayMetrics:
         self._demand = demand
         self._shares_limits = shares_limits
         self._lost_lines = lost_lines
-        self._deployments: dict[Key, DeploymentCounts] = {}
-        self._keys: defaultdict[str, defaultdict[str, int]] = defaultdict(_counter, {"": _counter()})
-        self._limited: defaultdict[str, defaultdict[str, int]] = defaultdict(_counter)
-        self._spenders = 0
-        self.nobody = self.of(Key("", ""))
-        """For requests that concern no LLMDeployment that exists."""
+        self.counts = GatewayCounts()
         self.registry = CollectorRegistry()
         self.registry.register(_Collector(self._cut))
         self._process = CollectorRegistry()
         GCCollector(self._process)
         PlatformCollector(self._process)
         ProcessCollector(registry=self._process)
-
-    def of(self, key: Key) -> DeploymentCounts:
-        """The counts of an LLMDeployment, which must exist: labels are a closed set."""
-        counts = self._deployments.get(key)
-        if counts is None:
-            counts = self._deployments[key] = DeploymentCounts()
-        return counts
-
-    def count_key(self, key_id: str, code: str) -> None:
-        """Count a request for an API key; one that is gone counts as none."""
-        self._keys[key_id if key_id in self._keys else ""][code] += 1
-
-    def count_limited(self, key_id: str, limit: str) -> None:
-        """Count a request that an API key's limit did not let pass."""
-        if key_id in self._keys:
-            self._limited[key_id][limit] += 1
-
-    def spend(self, counts: DeploymentCounts, key_id: str, given: int, cached: int, made: int) -> None:
-        """Count tokens for an API key at an LLMDeployment."""
-        if key_id not in counts.spenders:
-            key_id = self._admit_spender(key_id)
-        counts.spenders[key_id].add(given, cached, made)
-
-    def keep_keys(self, key_ids: Collection[str]) -> None:
-        """From now on these API keys exist: the series of all others are dropped."""
-        for gone in self._keys.keys() - {"", *key_ids}:
-            del self._keys[gone]
-            self._limited.pop(gone, None)
-            for counts in self._deployments.values():
-                if counts.spenders.pop(gone, None) is not None:
-                    self._spenders -= 1
-        for key_id in key_ids:
-            self._keys.setdefault(key_id, _counter())
-
-    def forget(self, key: Key) -> None:
-        """Drop the series of an LLMDeployment that is gone."""
-        counts = self._deployments.pop(key, None)
-        if counts is not None:
-            self._spenders -= sum(key_id not in {"", OTHER} for key_id in counts.spenders)
-
-    def forget_adapter(self, key: Key, adapter: str) -> None:
-        """Drop the series of an adapter that is no longer listed."""
-        counts = self._deployments.get(key)
-        if counts is not None:
-            counts.adapters.pop(adapter, None)
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition text in the format that is asked for, and its content type.
@@ -214,21 +76,12 @@ class GatewayMetrics:
             await asyncio.sleep(0)
         return b"".join(parts) + encode(_Collector(tuple)), content_type
 
-    def _admit_spender(self, key_id: str) -> str:
-        """A key whose tokens were not counted here before; what it counts as."""
-        if key_id not in self._keys or not key_id:
-            return ""
-        if self._spenders >= MAX_SPENDERS:
-            return OTHER
-        self._spenders += 1
-        return key_id
-
     def _cut(self) -> Iterator[Metric]:
         """All families, those with many samples in several pieces under the same name.
 
         Counting goes on between two pieces, so nothing that may grow is iterated across them.
         """
-        deployments = tuple(self._deployments.items())
+        deployments = tuple(self.counts.deployments.items())
         demands = tuple(self._demand().items())
         for name, text, attribute in _GAUGES:
             rows = (((key.namespace, key.name), getattr(demand, attribute)) for key, demand in demands)
@@ -249,8 +102,8 @@ class GatewayMetrics:
             )
             yield from _pieces(partial(HistogramMetricFamily, name, text, labels=_OF_DEPLOYMENT), observed)
         for name, text, label, by_key in (
-            (*_KEY_REQUESTS, "code", self._keys),
-            (*_KEY_LIMITED, "limit", self._limited),
+            (*_KEY_REQUESTS, "code", self.counts.keys),
+            (*_KEY_LIMITED, "limit", self.counts.limited),
         ):
             rows = (
                 ((key_id, value), number)

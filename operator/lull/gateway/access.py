@@ -89,7 +89,7 @@ def replace_keys(gateway: Gateway, keyring: Keyring) -> None:
     """Other keys count from here on."""
     gateway.keyring = keyring
     gateway.ledger.keep(keyring.ids)
-    gateway.metrics.keep_keys(keyring.ids)
+    gateway.counts.keep_keys(keyring.ids)
 
 
 def estimate_tokens(exchange: Exchange) -> int:
@@ -165,7 +165,7 @@ def _charge_alone(gateway: Gateway, exchange: Exchange, key: ApiKey, *, tokens: 
     now = clock.monotonic()
     granted = gateway.ledger.charge(key, tokens=tokens, now=now)
     if isinstance(granted, Shortage):
-        gateway.metrics.count_limited(key.id, granted.unit.value)
+        gateway.counts.count_limited(key.id, granted.unit.value)
         raise too_much(key, granted)
     exchange.grant = granted
     exchange.answer_headers += gateway.ledger.headers(key, now=now)
@@ -179,7 +179,7 @@ async def _charge_shared(gateway: Gateway, exchange: Exchange, key: ApiKey, tall
             _charge_alone(gateway, exchange, key, tokens=tokens)
         return
     if isinstance(answer, Shortage):
-        gateway.metrics.count_limited(key.id, answer.unit.value)
+        gateway.counts.count_limited(key.id, answer.unit.value)
         raise too_much(key, answer)
     # Counted here as well: alone, this gateway goes on from what it let go itself.
     grant = gateway.ledger.record(key, tokens=tokens, now=clock.monotonic())

@@ -1,7 +1,12 @@
-"""Streams that go on at another engine when theirs dies, for LLMDeployments whose spec asks for it."""
+"""Streams that go on at another engine when theirs dies, for LLMDeployments whose spec asks for it.
+
+Such a stream is asked for the usage so far in each of its events, since an engine that is ahead of its reader puts
+several tokens into one: how many there were is what the other engine has less to write.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -20,17 +25,23 @@ MAX_CONTINUED: Final = 3
 _UNREAD_BYTES: Final = 16 * 1024
 """Events are read in bulk: most streams end well, and nobody needs their text."""
 _DONE: Final = b"[DONE]"
+# Inside a JSON string these quotes are escaped.
+_USAGE: Final = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
+_NO_CHOICES: Final = b'"choices":[]'
+"""The usage of the whole stream comes in an event of its own."""
 
 
 class Listener:
     """The tap of a stream that may be continued: keeps what was said, and makes one stream of several."""
 
-    __slots__ = ("_story", "_times", "_unread", "body", "is_continued")
+    __slots__ = ("_hides_each", "_story", "_times", "_unread", "body", "is_continued")
 
-    def __init__(self, path: str, body: bytes) -> None:
+    def __init__(self, path: str, body: bytes, *, hides_each: bool = True) -> None:
+        """`hides_each`: the client did not ask for the usage in each event."""
         self.body = body
         """What the first engine was asked."""
-        self._story = Story(path)
+        self._hides_each = hides_each
+        self._story = Story(path, hides_each=hides_each)
         self._unread = bytearray()
         self.is_continued = False
         self._times = 0
@@ -42,7 +53,7 @@ class Listener:
         self._unread += run
         if len(self._unread) > _UNREAD_BYTES:
             self._read()
-        return run
+        return _hide_each(run) if self._hides_each else run
 
     def continue_(self) -> bytes | None:
         """What another engine is to be asked; None where the stream must not go on."""
@@ -65,6 +76,12 @@ class Listener:
             return b"data: [DONE]\n\n"
         event = self._story.retell(_parse(data))
         return b"" if event is None else render_event(event)
+
+
+def _hide_each(run: bytes) -> bytes:
+    return b"\n\n".join(
+        [event if _NO_CHOICES in event else _USAGE.sub(b"", event, count=1) for event in run.split(b"\n\n")]
+    )
 
 
 def _split(run: bytes) -> Iterator[bytes]:
@@ -92,7 +109,7 @@ def listen(exchange: Exchange) -> None:
     deployment, call = exchange.deployment, exchange.call
     exchange.tap = None
     if deployment is not None and call.stream and may_continue(deployment, exchange.path, call.content):
-        exchange.tap = Listener(exchange.path, exchange.body)
+        exchange.tap = Listener(exchange.path, exchange.body, hides_each=not call.wants_each_usage)
 
 
 def continue_stream(exchange: Exchange) -> bytes | None:

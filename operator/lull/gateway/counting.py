@@ -13,7 +13,7 @@ from lull.gateway import tracing
 from lull.gateway.exchange import Stage
 
 if TYPE_CHECKING:
-    from lull.doors.gateway_metrics import DeploymentCounts
+    from lull.doors.gateway_counts import DeploymentCounts
     from lull.gateway.exchange import Exchange, Gateway
 
 CLIENT_LEFT: Final = 499
@@ -33,16 +33,16 @@ def count(gateway: Gateway, exchange: Exchange) -> None:
 
 
 def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
-    metrics = gateway.metrics
+    total = gateway.counts
     key_id = exchange.key.id if exchange.key is not None else ""
-    metrics.count_key(key_id, code)
+    total.count_key(key_id, code)
     deployment = exchange.deployment
     if deployment is None or deployment.key not in gateway.directory.catalogue.deployments:
-        metrics.nobody.requests[code] += 1
+        total.nobody.requests[code] += 1
         if exchange.reason:
-            metrics.nobody.refused[exchange.reason] += 1
+            total.nobody.refused[exchange.reason] += 1
         return
-    counts = metrics.of(deployment.key)
+    counts = total.of(deployment.key)
     counts.requests[code] += 1
     if exchange.reason:
         counts.refused[exchange.reason] += 1
@@ -57,7 +57,7 @@ def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
     if usage is not None:
         spent = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         tokens.add(*spent)
-        metrics.spend(counts, key_id, *spent)
+        total.spend(counts, key_id, *spent)
     _observe(counts, exchange)
 
 

@@ -36,7 +36,7 @@ def detour(gateway: Gateway, exchange: Exchange) -> None:
             gateway.lines.note(key)
         if found.stand_in is not None:
             cause = "cold" if deployment.key in found.missed else "prompt_length"
-            gateway.metrics.of(deployment.key).fallbacks[cause] += 1
+            gateway.counts.of(deployment.key).fallbacks[cause] += 1
             _switch(exchange, found.stand_in, gateway)
     listen(exchange)
 
@@ -52,7 +52,7 @@ def turn(gateway: Gateway, exchange: Exchange, cause: str) -> bool:
     stand_in = choose_next(_describe(exchange, asked), catalogue, _look(gateway), failed=exchange.deployment.key)
     if stand_in is None:
         return False
-    gateway.metrics.of(asked.key).fallbacks[cause] += 1
+    gateway.counts.of(asked.key).fallbacks[cause] += 1
     if exchange.ticket is not None:
         gateway.lines.leave(exchange.ticket)
     exchange.ticket = None

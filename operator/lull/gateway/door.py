@@ -12,6 +12,7 @@ import math
 import re
 import secrets
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import httptools
@@ -87,18 +88,23 @@ class Door:
         gateway: Gateway,
         *,
         serve: Callable[[Gateway, Exchange], None],
+        refuse: Callable[[Gateway, Exchange, Refusal], None],
         leave: Callable[[Gateway, Exchange], None],
         sweep: Callable[[Gateway, float], None],
     ) -> None:
-        """`serve` answers a request, `leave` is told that its client is gone, `sweep` that time has passed."""
+        """`serve` answers a request, `refuse` one that will never be all there.
+
+        `leave` is told that its client is gone, `sweep` that time has passed.
+        """
         self.gateway = gateway
         self.serve = serve
+        self.refuse = refuse
         self.leave = leave
         self.sweep = sweep
         self.clients: set[Client] = set()
         self.date = b""
-        prefix = secrets.token_hex(6)
-        self.request_ids = (f"{prefix}{number:010x}" for number in itertools.count())
+        self._prefix = secrets.token_hex(6)
+        self._number = 0
         self._servers: list[asyncio.Server] = []
         self._quiet = asyncio.Event()
 
@@ -106,10 +112,11 @@ class Door:
         """Take connections."""
         loop = asyncio.get_running_loop()
         self._tick()
-        self._servers = [
-            await loop.create_server(lambda: Client(self), sock=one, backlog=BACKLOG, start_serving=True)
-            for one in sockets
-        ]
+        for one in sockets:
+            server = await loop.create_server(
+                lambda: cast("asyncio.Protocol", Client(self)), sock=one, backlog=BACKLOG, start_serving=True
+            )
+            self._servers.append(server)
 
     def close(self) -> None:
         """Take no new connections, and end those on which nothing is under way."""
@@ -120,15 +127,14 @@ class Door:
 
     async def wait_closed(self, seconds: float) -> None:
         """Return once all clients have their answers and are gone; cut those that are left after so many seconds."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wait_quiet()
-        except TimeoutError:
-            for exchange in self.gateway.exchanges:
-                exchange.is_cut = True
-            for client in tuple(self.clients):
-                client.abort()
-            await self._wait_quiet()
+        for exchange in self.gateway.exchanges:
+            exchange.is_cut = True
+        for client in tuple(self.clients):
+            client.abort()
+        await self._wait_quiet()
 
     async def run(self) -> None:
         """Watch the time, for ever."""
@@ -142,6 +148,11 @@ class Door:
                 for client in tuple(self.clients):
                     if now >= client.due:
                         client.expire()
+
+    def make_request_id(self) -> str:
+        """For a request that brings none."""
+        self._number += 1
+        return self._prefix + str(self._number)
 
     def forget(self, client: Client) -> None:
         self.clients.discard(client)
@@ -157,7 +168,7 @@ class Door:
         self.date = clock.http_date()
 
 
-class Client(asyncio.Protocol):
+class Client:
     """One connection of a client."""
 
     __slots__ = (
@@ -426,18 +437,18 @@ class Client(asyncio.Protocol):
         reply = Reply(
             self,
             request.path,
-            request_id=_find_request_id(request.headers) or next(self.door.request_ids),
+            request_id=_find_request_id(request.headers) or self.door.make_request_id(),
             closing=request.closing or gateway.stopping or self._closing,
             has_body=request.method != "HEAD",
         )
-        if request.refusal is not None:
-            self._is_lingering = True
-            reply.closing = True
-            reply.refuse(request.refusal)
-            return
-        exchange = self._exchange = Exchange(
+        exchange = Exchange(
             request.method, request.path, request.headers, request.body, reply=reply, arrived_at=clock.monotonic()
         )
+        if request.refusal is not None:
+            self._is_lingering = True
+            self.door.refuse(gateway, exchange, request.refusal)
+            return
+        self._exchange = exchange
         self.door.serve(gateway, exchange)
 
     def _accept(self) -> None:
@@ -469,7 +480,19 @@ class Client(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Say no to a request that is not all there, after those before it; nothing is read from this client any more."""
         self.door.gateway.pending_bytes -= self._size
-        self._queue.append(Request("", "", [], b"", closing=True, is_old=False, refusal=refusal))
+        path, _, _ = self._target.partition(b"?")
+        method = self._parser.get_method().decode() if self._parser is not None and self._target else ""
+        self._queue.append(
+            Request(
+                method,
+                path.decode("latin-1"),
+                self._headers,
+                b"",
+                closing=True,
+                is_old=self._is_old,
+                refusal=refusal,
+            )
+        )
         self._reset()
         self._is_lingering = True
 

@@ -46,7 +46,7 @@ class Reading(Protocol):
         """The connection is gone, or what came is not HTTP. `Connection.is_stale` tells of a harmless reason."""
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One connection to an engine."""
 
     __slots__ = (
@@ -292,9 +292,10 @@ class Engines:
         await asyncio.sleep(0)
 
     async def _connect(self, address: tuple[str, int], reading: Reading) -> None:
+        connection = Connection(self, address)
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await self._loop.create_connection(lambda: Connection(self, address), *address)
+                await self._loop.create_connection(lambda: cast("asyncio.Protocol", connection), *address)
         except TimeoutError:
             reading.unreachable(f"no connection within {self._connect_seconds:g} s")
             return

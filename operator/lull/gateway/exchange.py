@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from enum import StrEnum, unique
 from typing import TYPE_CHECKING, Final
 
@@ -191,32 +190,52 @@ class Exchange(_Always):
         return None
 
 
-@dataclass(slots=True)
 class Gateway:
     """The collaborators of the steps."""
 
-    settings: GatewaySettings
-    directory: Directory
-    lines: Lines
-    engines: Engines
-    relays: Relays
-    metrics: GatewayMetrics
-    access_log: AccessLog
-    tracer: Tracer | None
-    """None where nobody collects traces."""
-    log: structlog.stdlib.BoundLogger
-    residency: Residency
-    budget: RetryBudget
-    answers: Answers
-    keyring: Keyring
-    ledger: Ledger
-    tally: Tally | None
-    """Limits that are shared with other gateways."""
-    outcome: Outcome = field(init=False)
-    exchanges: set[Exchange] = field(default_factory=set)
-    """Requests that are not over."""
-    pending_bytes: int = 0
-    """Bodies in memory, of all requests that are not over."""
-    serving: bool = False
-    """Clients can connect."""
-    stopping: bool = False
+    outcome: Outcome
+
+    def __init__(
+        self,
+        *,
+        settings: GatewaySettings,
+        directory: Directory,
+        lines: Lines,
+        engines: Engines,
+        relays: Relays,
+        metrics: GatewayMetrics,
+        access_log: AccessLog,
+        tracer: Tracer | None,
+        log: structlog.stdlib.BoundLogger,
+        residency: Residency,
+        budget: RetryBudget,
+        answers: Answers,
+        keyring: Keyring,
+        ledger: Ledger,
+        tally: Tally | None,
+    ) -> None:
+        self.settings = settings
+        self.directory = directory
+        self.lines = lines
+        self.engines = engines
+        self.relays = relays
+        self.metrics = metrics
+        self.counts = metrics.counts
+        self.access_log = access_log
+        self.tracer = tracer
+        """None where nobody collects traces."""
+        self.log = log
+        self.residency = residency
+        self.budget = budget
+        self.answers = answers
+        self.keyring = keyring
+        self.ledger = ledger
+        self.tally = tally
+        """Limits that are shared with other gateways."""
+        self.exchanges: set[Exchange] = set()
+        """Requests that are not over."""
+        self.pending_bytes = 0
+        """Bodies in memory, of all requests that are not over."""
+        self.serving = False
+        """Clients can connect."""
+        self.stopping = False

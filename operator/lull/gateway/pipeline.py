@@ -224,7 +224,7 @@ def finish(gateway: Gateway, exchange: Exchange) -> None:
     if key not in gateway.directory.catalogue.deployments:
         # The last one out of a model that was deleted meanwhile.
         gateway.lines.forget(key)
-        gateway.metrics.forget(key)
+        gateway.counts.forget(key)
 
 
 class Outcomes:
@@ -257,19 +257,14 @@ class Outcomes:
         if clock.monotonic() < exchange.total_due and (body := continue_stream(exchange)):
             exchange.body = body
             if exchange.deployment is not None:
-                self._gateway.metrics.of(exchange.deployment.key).continued += 1
+                self._gateway.counts.of(exchange.deployment.key).continued += 1
             self.failed(exchange, Failure.BROKEN, detail)
             return
         exchange.error = detail
         refuse(
             self._gateway,
             exchange,
-            Refusal(
-                502,
-                "The engine failed while it was answering; what was sent is incomplete.",
-                kind="server_error",
-                code="engine_failed",
-            ),
+            _engine_failed("The engine failed while it was answering; what was sent is incomplete."),
         )
 
     def finished(self, exchange: Exchange) -> None:
@@ -343,7 +338,7 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
         gateway.directory.record_adapters(
             key, candidate.endpoint.uid, frozenset(candidate.adapters) - {exchange.adapter}
         )
-        gateway.metrics.of(key).retries[failure.value] += 1
+        gateway.counts.of(key).retries[failure.value] += 1
         return 0.0
     exchange.tried.add(candidate.endpoint.uid)
     avoid_until = routing.record_failure(candidate, now=now)
@@ -362,15 +357,10 @@ def _reconsider(gateway: Gateway, exchange: Exchange, failure: Failure, detail: 
         exchange.deadline = now + exchange.hold_seconds
         if exchange.broken >= gateway.settings.max_tries:
             exchange.error = detail[:500]
-            raise Refusal(
-                502,
-                f"{exchange.broken} engines in a row failed with this request.",
-                kind="server_error",
-                code="engine_failed",
-            )
+            raise _engine_failed(f"Every engine that was asked failed with this request: {exchange.broken} in a row.")
     if now >= exchange.deadline:
         raise _expired(gateway, exchange)
-    gateway.metrics.of(key).retries[failure.value] += 1
+    gateway.counts.of(key).retries[failure.value] += 1
     if gateway.directory.free(key, now=now, adapter=exchange.adapter) > 0:
         # Otherwise it waits in line anyway.
         pause = min(gateway.budget.take(now=now), exchange.deadline - now)
@@ -495,6 +485,10 @@ def _expired(gateway: Gateway, exchange: Exchange) -> Refusal:
         code="cold_start_timeout",
         retry_after=RETRY_AFTER_COLD,
     )
+
+
+def _engine_failed(message: str) -> Refusal:
+    return Refusal(502, message, kind="server_error", code="engine_failed")
 
 
 def queue_full(what: str = "requests") -> Refusal:

@@ -52,7 +52,7 @@ def recall(gateway: Gateway, exchange: Exchange) -> None:
 def _tell(gateway: Gateway, exchange: Exchange, key: Key, result: str) -> None:
     exchange.answer_headers.append((CACHE_HEADER, result))
     exchange.cache = result
-    gateway.metrics.of(key).lookups[result] += 1
+    gateway.counts.of(key).lookups[result] += 1
 
 
 def remember(gateway: Gateway, exchange: Exchange) -> None:

@@ -96,7 +96,6 @@ class Relay:
         "_is_over",
         "_is_paused",
         "_kept",
-        "_length",
         "_outcome",
         "_reader",
         "_status",
@@ -117,9 +116,9 @@ class Relay:
         self._body = b""
         self._status = 0
         self._headers: Headers = []
-        self._length: int | None = None
         self._reader: EventReader | None = None
-        self._whole: list[bytes] | None = None
+        self._whole: bytearray | None = None
+        """An answer of which nothing is sent before its end."""
         self._kept = b""
         """Comments before the first event; they wait for it."""
         self._tail = b""
@@ -132,7 +131,11 @@ class Relay:
         """Ask the engine."""
         exchange = self._exchange
         call = exchange.call
-        self._body = ask_for_usage(call, exchange.body) if call.hides_usage else exchange.body
+        is_tapped = exchange.tap is not None
+        if call.hides_usage or is_tapped:
+            self._body = ask_for_usage(call, exchange.body, each=is_tapped)
+        else:
+            self._body = exchange.body
         routing.record_start(self.candidate, exchange.work)
         self._gateway.relays.add(self)
         self._task = self._gateway.engines.take(self.candidate.endpoint, self)
@@ -196,16 +199,20 @@ class Relay:
     def head(self, status: int, headers: Headers, length: int | None) -> None:
         self._status = status
         self._headers = headers
-        self._length = length
         if status == 503:
             self._fail(Failure.REFUSED, "503")
         elif status in {502, 504}:
             self._fail(Failure.BROKEN, str(status))
         elif status == 200 and _is_event_stream(headers):
-            call = self._exchange.call
-            self._reader = EventReader(call.path, strip_usage=call.hides_usage, fingerprint=self.candidate.fingerprint)
+            exchange = self._exchange
+            self._reader = EventReader(
+                exchange.call.path,
+                strip_usage=exchange.call.hides_usage,
+                leaves_each=exchange.tap is not None,
+                fingerprint=self.candidate.fingerprint,
+            )
         elif length <= WHOLE_BYTES if length is not None else status == 500 or status in _BODILESS:
-            self._whole = []
+            self._whole = bytearray()
 
     def body(self, data: bytes) -> None:
         if self._is_over:
@@ -213,8 +220,8 @@ class Relay:
         if self._reader is not None:
             self._read_events(self._reader, data)
         elif self._whole is not None:
-            self._whole.append(data)
-            if self._length is None and sum(map(len, self._whole)) > WHOLE_BYTES:
+            self._whole += data
+            if len(self._whole) > WHOLE_BYTES:
                 self._fail(Failure.BROKEN, "an error without end")
         else:
             if self._exchange.begun_at is None:
@@ -231,7 +238,7 @@ class Relay:
         if self._reader is not None:
             self._fail_or_break(Failure.BROKEN, "the stream ended early")
         elif self._whole is not None:
-            self._send_whole(b"".join(self._whole))
+            self._send_whole(bytes(self._whole))
         else:
             if self._exchange.begun_at is None:
                 self._begin(is_event_stream=False)

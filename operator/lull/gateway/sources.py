@@ -45,7 +45,10 @@ ANSWER_SECONDS: Final = 5.0
 """A health check that takes longer failed; engines that are short of CPU need seconds."""
 CONNECT_SECONDS: Final = 2.0
 SLOW_CHECKS: Final = 2
-"""Checks in a row without an answer until an engine gets no requests. One that says no gets none at once."""
+"""Checks in a row without an answer until an engine gets no requests. One that says no gets none at once.
+
+After the first it may be the gateway itself that was kept from its core, and then it is so with all engines at once.
+"""
 LOST_CHECKS: Final = 3
 """Checks in a row to whose address nothing answers at all until its requests are given up: the machine is gone."""
 RESOLVE_SECONDS: Final = 30.0
@@ -304,7 +307,7 @@ async def _follow(directory: Directory, checks: Checks, key: Key, address: Addre
             hosts = await _resolve(address.host) or hosts
             look_up_at = clock.monotonic() + RESOLVE_SECONDS
         host, reason = await _find_serving(checks, address, _order(hosts, endpoint.host))
-        slow = slow + 1 if isinstance(reason, _Slow) else 0
+        slow = slow + 1 if isinstance(reason, _Slow | _Lost) else 0
         lost = lost + 1 if isinstance(reason, _Lost) else 0
         if reason is None:
             found = replace(endpoint, host=host, ready=True)

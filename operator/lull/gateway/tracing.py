@@ -52,7 +52,7 @@ def end(tracer: Tracer, exchange: Exchange, code: int) -> str:
 
 def _begin(tracer: Tracer, exchange: Exchange) -> Trace:
     route = exchange.path if exchange.deployment is not None else ""
-    return tracer.begin(f"{exchange.method} {route}".rstrip(), exchange.headers, at=exchange.arrived_at)
+    return tracer.begin(f"{exchange.method or 'HTTP'} {route}".rstrip(), exchange.headers, at=exchange.arrived_at)
 
 
 def _tell_hold(trace: Trace, exchange: Exchange, *, until: float) -> None:
@@ -98,7 +98,7 @@ def _describe_usage(exchange: Exchange) -> Attributes:
 
 def _describe(exchange: Exchange, code: int) -> Attributes:
     attributes: Attributes = {
-        "http.request.method": exchange.method,
+        "http.request.method": exchange.method or "_OTHER",
         "http.response.status_code": code,
         "url.path": exchange.path,
         "url.scheme": "http",

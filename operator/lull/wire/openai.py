@@ -47,7 +47,7 @@ MAX_LOGPROBS: Final = 100
 _MARKS: Final = (b",", b'"', b"[", b"{")
 _LISTED_NAMES: Final = 20
 _ASCII_ESCAPE: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-_SHORT_BYTES: Final = 1024
+_SHORT_BYTES: Final = 8192
 """In a longer body it is cheaper to look at its strings once than to search it for each key."""
 
 
@@ -64,6 +64,8 @@ class Call(NamedTuple):
     """The most tokens that it wants back, where it says so."""
     path: str
     has_stream_options: bool = False
+    wants_each_usage: bool = False
+    """The client asked for the usage so far in every chunk, too."""
 
     @property
     def hides_usage(self) -> bool:
@@ -164,6 +166,7 @@ def parse_call(path: str, body: bytes) -> Call:
         _find_limit(path, content),
         path,
         has_options,
+        has_options and _wants_each_usage(content["stream_options"]),
     )
 
 
@@ -242,7 +245,7 @@ def _check(body: bytes, content: dict[str, Any]) -> None:
     """Refuse what is there twice, and what would cost an engine too much."""
     is_short = len(body) <= _SHORT_BYTES
     # Escapes can spell a key in another way.
-    is_ambiguous = (b"\\" in body and _ASCII_ESCAPE.search(body) is not None) if is_short else _has_twice(body)
+    is_ambiguous = (body.find(b"\\") >= 0 and _ASCII_ESCAPE.search(body) is not None) if is_short else _has_twice(body)
     for key, value in content.items():
         read = _READ.get(key)
         if read is not None:
@@ -261,7 +264,9 @@ def _check(body: bytes, content: dict[str, Any]) -> None:
 def _has_twice(body: bytes) -> bool:
     """Whether a string that may be a key comes twice, or in a spelling of its own."""
     names = [
-        name for name in body.split(b'"') if len(name) <= _LONGEST_SPELLING and (name in _NAMES or b"\\u00" in name)
+        name
+        for name in body.split(b'"')
+        if len(name) <= _LONGEST_SPELLING and (name in _NAMES or name.find(b"\\u00") >= 0)
     ]
     return len(names) > len(set(names)) or any(name not in _NAMES for name in names)
 
@@ -287,7 +292,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_count(key: str, value: Any, _: dict[str, Any]) -> None:  # noqa: ANN401  any JSON value
     """Counts are whole numbers; an engine would read one out of a string as well."""
-    if not isinstance(value, int) or value is True or value is False:
+    if isinstance(value, bool) or not isinstance(value, int):
         raise _invalid(f"{key} must be a whole number.", param=key)
     if value < 0:
         raise _invalid(f"{key} must not be negative.", param=key, code="integer_below_min_value")
@@ -346,6 +351,10 @@ def _wants_usage(options: Any) -> bool:  # noqa: ANN401  any JSON value
     return wanted is True
 
 
+def _wants_each_usage(options: Any) -> bool:  # noqa: ANN401  any JSON value
+    return isinstance(options, dict) and bool(options.get("include_usage") and options.get("continuous_usage_stats"))
+
+
 _CHECKS: Final[Mapping[str, Callable[[str, Any, dict[str, Any]], None]]] = {
     "n": _check_choices,
     "best_of": _check_choices,
@@ -371,5 +380,5 @@ _ONCE: Final = frozenset(
 _NAMES: Final = frozenset(key.encode() for key in _ONCE)
 _LONGEST_SPELLING: Final = len("\\u006d") * max(map(len, _NAMES))
 _READ: Final = {
-    key: (b'"%b"' % key.encode() if key in _ONCE else b"", _CHECKS.get(key)) for key in _ONCE | _CHECKS.keys()
+    key: (b'"%b"' % key.encode() if key in _ONCE else b"", _CHECKS.get(key)) for key in _ONCE.union(_CHECKS)
 }

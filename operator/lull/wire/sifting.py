@@ -21,7 +21,8 @@ _MAX_HELD_BYTES: Final = 1 << 20
 class Sifter:
     """Goes through one stream, event by event."""
 
-    def __init__(self, fingerprint: bytes | None = None) -> None:
+    def __init__(self, fingerprint: bytes | None = None, *, leaves_each: bool = False) -> None:
+        """`leaves_each`: the usage of a chunk that has choices is for somebody else to take out."""
         self.fingerprint = fingerprint
         """As JSON; nothing where the engine has none, and None while that is not known."""
         self.removed = 0
@@ -29,6 +30,7 @@ class Sifter:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._is_forced = False
+        self._leaves_each = leaves_each
 
     @property
     def is_holding(self) -> bool:
@@ -43,11 +45,11 @@ class Sifter:
                 self.removed += 1
                 self.fingerprint = b"" if fingerprint is None else orjson.dumps(fingerprint)
                 return self._release()
-            # Every chunk has a usage: the engine does this whether it is asked to or not.
-            self._is_forced = True
+            # Every chunk has a usage, and nobody asked for it: the engine does this whether it is asked to or not.
+            self._is_forced = not self._leaves_each
         if self._is_forced or is_end:
             return self._release() + block
-        is_finish = FINISHED in block
+        is_finish = block.find(FINISHED) >= 0
         if self._held or (is_finish and self.fingerprint is None):
             self._held.append(block)
             self._held_bytes += len(block)

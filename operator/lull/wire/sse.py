@@ -81,15 +81,22 @@ class EventReader:
     and one that does the same is looked at no further: it can be neither an error, nor the last, nor tell the usage.
     """
 
-    def __init__(self, path: str = PATH_CHAT, *, strip_usage: bool = False, fingerprint: bytes | None = None) -> None:
-        """`fingerprint`: what an earlier reader learned from this engine; see `Sifter`."""
+    def __init__(
+        self,
+        path: str = PATH_CHAT,
+        *,
+        strip_usage: bool = False,
+        leaves_each: bool = False,
+        fingerprint: bytes | None = None,
+    ) -> None:
+        """`leaves_each`, and `fingerprint`, which an earlier reader learned from this engine: see `Sifter`."""
         self.usage: Usage | None = None
         """What the engine says that the request took, as far as it has said so."""
         self.torn = False
         """What was passed on ends inside an event, since that one is too long to wait for."""
         self._last = _LAST.get(path, _DONE)
         self._given = fingerprint
-        self._sifter = Sifter(fingerprint) if strip_usage else None
+        self._sifter = Sifter(fingerprint, leaves_each=leaves_each) if strip_usage else None
         self._rest = bytearray()
         self._plain = _PLAIN.get(path, b"")
         self._plain_end = b"\n\n"
@@ -143,11 +150,12 @@ class EventReader:
         """Look into the events from here on, where anything in them may be of interest."""
         tail = whole[at:]
         sifter = self._sifter
+        # `in` would take bytes for a number first, and raise an exception inside before it searches.
         if not (
-            _ERROR in tail
-            or _USAGE in tail
-            or self._last in tail
-            or (sifter is not None and (FINISHED in tail or sifter.is_holding))
+            tail.find(_ERROR) >= 0
+            or tail.find(_USAGE) >= 0
+            or tail.find(self._last) >= 0
+            or (sifter is not None and (tail.find(FINISHED) >= 0 or sifter.is_holding))
         ):
             self._learn(tail)
             count += _count(tail)
@@ -198,7 +206,7 @@ class EventReader:
             self._plain_end = tail[unfinished:]
 
     def _is_of_interest(self, data: bytes) -> bool:
-        return _ERROR in data or _USAGE in data or (self._last in data and data != _DONE)
+        return data.find(_ERROR) >= 0 or data.find(_USAGE) >= 0 or (data.find(self._last) >= 0 and data != _DONE)
 
     def _note_usage(self, content: dict[str, Any]) -> None:
         """Remember what is said last; what a message was given is said at its start, and may not be said again."""
@@ -215,7 +223,7 @@ def _count(whole: bytes) -> int:
     """Events that have data."""
     count = whole.count(b"\n\ndata:") + whole.startswith(b"data:")
     # Where each is one line, that was all there is to count.
-    if whole.count(b"\n") == 2 * count and b"\r" not in whole:
+    if whole.count(b"\n") == 2 * count and whole.find(b"\r") < 0:
         return count
     return sum(1 for _ in events(whole))
 

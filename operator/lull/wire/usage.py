@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lull.wire.openai import Call
 
 _ASKED: Final = b'"stream_options":{"include_usage":true},'
+_ASKED_EACH: Final = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true},'
 _KEY: Final = b'"usage"'
 _SHORT_BYTES: Final = 2048
 """So much JSON is parsed sooner than the usage is found in it."""
@@ -28,19 +29,22 @@ class Usage:
     """Of the prompt's, those that the engine had already."""
 
 
-def ask_for_usage(call: Call, body: bytes) -> bytes:
-    """The body to send, so that a stream ends with its usage, which `EventReader` then takes out again."""
-    if not call.hides_usage:
+def ask_for_usage(call: Call, body: bytes, *, each: bool = False) -> bytes:
+    """The body to send, so that a stream ends with its usage, which `EventReader` then takes out again.
+
+    `each`: so that every chunk tells the usage so far. Whoever asks for that takes it out of the chunks.
+    """
+    if not call.hides_usage and not each:
         return body
     if not call.has_stream_options:
         at = body.index(b"{") + 1
-        return body[:at] + _ASKED + body[at:]
+        return body[:at] + (_ASKED_EACH if each else _ASKED) + body[at:]
     content = orjson.loads(body)
     # Without include_usage an engine ignores continuous_usage_stats; with it, every chunk would have a usage.
     content["stream_options"] = {
         **(content["stream_options"] or {}),
         "include_usage": True,
-        "continuous_usage_stats": False,
+        "continuous_usage_stats": each,
     }
     return orjson.dumps(content)
 

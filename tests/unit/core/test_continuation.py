@@ -37,7 +37,7 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 
 def tell(*texts: str, path: str = CHAT) -> Story:
     """A story of which the client has so much."""
-    story = Story(path)
+    story = Story(path, hides_each=True)
     if path == CHAT:
         story.read(delta("", role="assistant"))
     for text in texts:
@@ -130,6 +130,34 @@ def test_the_engines_own_count_is_preferred_where_events_bring_it() -> None:
     story.read({**delta("bcd"), "usage": usage(10, 5)})
 
     assert go_on(story, max_tokens=20)["max_tokens"] == 15
+
+
+def test_several_tokens_in_one_event_are_told_by_its_usage() -> None:
+    story = tell("a")
+    story.read({**delta("bcd"), "usage": usage(10, 5)})
+    body = go_on(story, max_tokens=20)
+
+    retold = story.retell({**delta("efg", id_="two"), "usage": usage(15, 4)})
+
+    assert body["max_tokens"] == 15
+    assert retold == delta("efg")
+    assert go_on(story, max_tokens=20)["max_tokens"] == 11
+
+
+def test_tokens_of_white_space_at_the_end_are_written_again() -> None:
+    story = tell()
+    story.read({**delta("because"), "usage": usage(10, 2)})
+    story.read({**delta("\n\n \n"), "usage": usage(10, 4)})
+
+    assert go_on(story, max_tokens=20)["max_tokens"] == 18
+
+
+def test_usage_in_each_event_is_that_of_one_answer_where_the_client_asked_for_it() -> None:
+    story = Story(CHAT, hides_each=False)
+    story.read({**delta("because"), "usage": usage(10, 3)})
+    go_on(story)
+
+    assert story.retell({**delta(" it", id_="two"), "usage": usage(13, 1)}) == {**delta(" it"), "usage": usage(10, 4)}
 
 
 def test_a_stream_may_break_more_than_once() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from lull.doors import access_log, clock, logs
+from lull.doors import clock, logs
 from lull.doors.access_log import AccessLog, Logged, Outlet
 
 if TYPE_CHECKING:
@@ -77,14 +77,13 @@ def test_nobody_waits_for_a_reader_that_has_stopped() -> None:
         assert read_all(reading) == b""
 
 
-def test_the_end_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_log, "LAST_WORD_SECONDS", 0.05)
+def test_the_end_does_not_wait_for_a_reader_that_has_stopped() -> None:
     reading, writing = os.pipe()
     outlet = Outlet(writing)
     handler = logging.StreamHandler(sys.stdout)
     root = logging.getLogger()
     root.addHandler(handler)
-    with logs.through(outlet), outlet.running():
+    with logs.through(outlet), outlet.running(last_word_seconds=0.05):
         for _ in range(100):
             outlet.put(b"x" * 4000 + b"\n")
     root.removeHandler(handler)
@@ -92,7 +91,7 @@ def test_the_end_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest
     assert outlet.is_stuck
     assert handler.stream is outlet
     os.close(reading)
-    outlet._thread.join()
+    outlet._writer.join()
     os.close(writing)
 
 

@@ -13,11 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from lull.api.llmdeployment import Key
 from lull.core.admission import Demand
-from lull.doors import gateway_metrics
-from lull.doors.gateway_metrics import OTHER, WAITS, GatewayMetrics
+from lull.doors.gateway_counts import MAX_SPENDERS, OTHER, WAITS
+from lull.doors.gateway_metrics import GatewayMetrics
 
 LLAMA = Key("team-a", "llama")
 QWEN = Key("team-a", "qwen")
+FULL = Key("team-a", "full")
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 seconds = st.floats(min_value=0, max_value=1e4, allow_nan=False)
@@ -45,7 +46,7 @@ def read(metrics: GatewayMetrics, name: str) -> dict[tuple[str, ...], float]:
 def test_a_histogram_counts_each_value_once_and_in_its_bucket(values: list[float]) -> None:
     metrics = build_metrics()
     for value in values:
-        metrics.of(LLAMA).held_seconds.observe(value)
+        metrics.counts.of(LLAMA).held_seconds.observe(value)
 
     buckets = read(metrics, "lull_gateway_hold_seconds_bucket")
 
@@ -61,7 +62,7 @@ def test_a_histogram_counts_each_value_once_and_in_its_bucket(values: list[float
 
 def test_both_formats_say_the_same() -> None:
     metrics = GatewayMetrics(lambda: {LLAMA: Demand(held=3, held_bytes=300, in_flight=2, arrived=9, since_last=0)})
-    counts = metrics.of(LLAMA)
+    counts = metrics.counts.of(LLAMA)
     counts.requests["200"] += 2
     counts.aborted["streaming"]["client"] += 1
     counts.adapters["fr"].tokens.add(7, 3, 5)
@@ -98,8 +99,8 @@ def test_the_format_is_the_one_that_is_asked_for() -> None:
 def test_a_family_that_is_made_in_pieces_is_one_family() -> None:
     metrics = build_metrics()
     for number in range(300):
-        metrics.of(Key("ns", f"m{number}")).seconds.observe(1)
-        metrics.of(Key("ns", f"m{number}")).requests["200"] += 1
+        metrics.counts.of(Key("ns", f"m{number}")).seconds.observe(1)
+        metrics.counts.of(Key("ns", f"m{number}")).requests["200"] += 1
 
     text = render(metrics)
 
@@ -111,15 +112,15 @@ def test_a_family_that_is_made_in_pieces_is_one_family() -> None:
 async def test_counting_goes_on_while_it_is_rendered() -> None:
     metrics = build_metrics()
     for number in range(100):
-        metrics.of(Key("ns", f"m{number}")).seconds.observe(1)
+        metrics.counts.of(Key("ns", f"m{number}")).seconds.observe(1)
     rendering = asyncio.create_task(metrics.render())
     for number in range(200):
-        counts = metrics.of(Key("ns", f"n{number}"))
+        counts = metrics.counts.of(Key("ns", f"n{number}"))
         counts.requests[str(200 + number)] += 1
-        metrics.nobody.requests[str(200 + number)] += 1
-        metrics.forget(Key("ns", f"m{number}"))
-        metrics.keep_keys([f"k{number}"])
-        metrics.count_key(f"k{number}", "200")
+        metrics.counts.nobody.requests[str(200 + number)] += 1
+        metrics.counts.forget(Key("ns", f"m{number}"))
+        metrics.counts.keep_keys([f"k{number}"])
+        metrics.counts.count_key(f"k{number}", "200")
         await asyncio.sleep(0)
 
     body, _ = await rendering
@@ -130,13 +131,13 @@ async def test_counting_goes_on_while_it_is_rendered() -> None:
 def test_nothing_is_left_of_a_deployment_that_is_gone() -> None:
     metrics = build_metrics()
     for key in (LLAMA, QWEN):
-        counts = metrics.of(key)
+        counts = metrics.counts.of(key)
         counts.requests["200"] += 1
         counts.adapters["fr"].requests["200"] += 1
         counts.seconds.observe(1)
-        metrics.spend(counts, "", 1, 0, 1)
+        metrics.counts.spend(counts, "", 1, 0, 1)
 
-    metrics.forget(LLAMA)
+    metrics.counts.forget(LLAMA)
 
     text = render(metrics)
     assert "llama" not in text
@@ -145,11 +146,11 @@ def test_nothing_is_left_of_a_deployment_that_is_gone() -> None:
 
 def test_nothing_is_left_of_an_adapter_that_is_gone() -> None:
     metrics = build_metrics()
-    metrics.of(LLAMA).adapters["fr"].requests["200"] += 1
-    metrics.of(LLAMA).adapters["de"].requests["200"] += 1
+    metrics.counts.of(LLAMA).adapters["fr"].requests["200"] += 1
+    metrics.counts.of(LLAMA).adapters["de"].requests["200"] += 1
 
-    metrics.forget_adapter(LLAMA, "fr")
-    metrics.forget_adapter(QWEN, "fr")
+    metrics.counts.forget_adapter(LLAMA, "fr")
+    metrics.counts.forget_adapter(QWEN, "fr")
 
     assert read(metrics, "lull_gateway_adapter_requests_total") == {("de", "200", "llama"): 1}
 
@@ -157,10 +158,10 @@ def test_nothing_is_left_of_an_adapter_that_is_gone() -> None:
 class TestKeys:
     def test_keys_that_do_not_exist_count_as_none(self) -> None:
         metrics = build_metrics()
-        metrics.keep_keys(["alice"])
+        metrics.counts.keep_keys(["alice"])
         for key_id in ("alice", "mallory", ""):
-            metrics.count_key(key_id, "200")
-            metrics.spend(metrics.of(LLAMA), key_id, 10, 4, 1)
+            metrics.counts.count_key(key_id, "200")
+            metrics.counts.spend(metrics.counts.of(LLAMA), key_id, 10, 4, 1)
 
         assert read(metrics, "lull_gateway_key_requests_total") == {("200", "alice"): 1, ("200", ""): 2}
         assert read(metrics, "lull_gateway_key_input_tokens_total") == {("alice", "llama"): 10, ("", "llama"): 20}
@@ -168,33 +169,36 @@ class TestKeys:
 
     def test_nothing_is_left_of_a_key_that_is_gone(self) -> None:
         metrics = build_metrics()
-        metrics.keep_keys(["alice", "bob"])
+        metrics.counts.keep_keys(["alice", "bob"])
         for key_id in ("alice", "bob"):
-            metrics.count_key(key_id, "200")
-            metrics.count_limited(key_id, "tokens")
-            metrics.spend(metrics.of(LLAMA), key_id, 10, 4, 1)
+            metrics.counts.count_key(key_id, "200")
+            metrics.counts.count_limited(key_id, "tokens")
+            metrics.counts.spend(metrics.counts.of(LLAMA), key_id, 10, 4, 1)
 
-        metrics.keep_keys(["bob", "carol"])
-        metrics.count_limited("alice", "tokens")
+        metrics.counts.keep_keys(["bob", "carol"])
+        metrics.counts.count_limited("alice", "tokens")
 
         assert "alice" not in render(metrics)
         assert read(metrics, "lull_gateway_key_requests_total") == {("200", "bob"): 1}
         assert read(metrics, "lull_gateway_key_limited_total") == {("bob", "tokens"): 1}
 
-    def test_pairs_of_key_and_deployment_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gateway_metrics, "MAX_SPENDERS", 2)
+    def test_pairs_of_key_and_deployment_are_bounded(self) -> None:
         metrics = build_metrics()
-        metrics.keep_keys(["a", "b", "c"])
+        others = [f"k{number}" for number in range(MAX_SPENDERS - 2)]
+        metrics.counts.keep_keys(["a", "b", "c", *others])
+        for key_id in others:
+            metrics.counts.spend(metrics.counts.of(FULL), key_id, 1, 0, 0)
         for key_id in ("", "a", "b", "c", "a"):
-            metrics.spend(metrics.of(LLAMA), key_id, 1, 0, 0)
+            metrics.counts.spend(metrics.counts.of(LLAMA), key_id, 1, 0, 0)
 
         name = "lull_gateway_key_input_tokens_total"
-        assert read(metrics, name) == {("", "llama"): 1, ("a", "llama"): 2, ("b", "llama"): 1, (OTHER, "llama"): 1}
+        of_llama = {labels: value for labels, value in read(metrics, name).items() if labels[1] == "llama"}
+        assert of_llama == {("", "llama"): 1, ("a", "llama"): 2, ("b", "llama"): 1, (OTHER, "llama"): 1}
 
-        metrics.keep_keys(["a", "c"])
-        metrics.spend(metrics.of(QWEN), "c", 1, 0, 0)
+        metrics.counts.keep_keys(["a", "c", *others])
+        metrics.counts.spend(metrics.counts.of(QWEN), "c", 1, 0, 0)
         assert ("c", "qwen") in read(metrics, name)
 
-        metrics.forget(LLAMA)
-        metrics.spend(metrics.of(QWEN), "a", 1, 0, 0)
+        metrics.counts.forget(LLAMA)
+        metrics.counts.spend(metrics.counts.of(QWEN), "a", 1, 0, 0)
         assert ("a", "qwen") in read(metrics, name)

@@ -177,7 +177,8 @@ def running(tmp_path: Path) -> Any:
         async with AsyncExitStack() as stack:
             kube = await stack.enter_async_context(FakeKube())
             connection = await stack.enter_async_context(connect(kube.write_kubeconfig(tmp_path / "kubeconfig")))
-            session = await stack.enter_async_context(aiohttp.ClientSession())
+            connector = aiohttp.TCPConnector(limit=0)
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
             world = World(kube, settings, session)
             stack.push_async_callback(world.close)
             if not synced:

@@ -46,6 +46,27 @@ def test_half_an_event_is_not_continued() -> None:
     assert listener.continue_() is None
 
 
+EACH = (
+    b',"usage":{"prompt_tokens":3,"total_tokens":8,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":1}}'
+)
+
+
+@pytest.mark.parametrize("rest", [b"", b',"system_fingerprint":"vllm"'])
+def test_the_usage_in_each_event_is_not_for_the_client(rest: bytes) -> None:
+    plain = b"data: " + says('b,"usage":{"c":1}')[:-1] + rest + b"}\n\n"
+    asked = b"data: " + says('b,"usage":{"c":1}')[:-1] + EACH + rest + b"}\n\n"
+    whole = b'data: {"id":"one","choices":[]' + EACH + b"}\n\ndata: [DONE]\n\n"
+    listener = Listener(PATH, BODY)
+
+    assert listener(asked + asked + whole) == plain + plain + whole
+
+
+def test_a_client_that_asks_for_the_usage_in_each_event_gets_it() -> None:
+    run = b"data: " + says("b")[:-1] + EACH + b"}\n\n"
+
+    assert Listener(PATH, BODY, hides_each=False)(run) == run
+
+
 def test_a_stream_goes_on_a_few_times_only() -> None:
     listener = Listener(PATH, BODY)
     listener(b"data: " + says("b") + b"\n\n")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import string
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lull.core.keys import make_token
 from tests.fakes.engine import BODY, Gate, fail, stream, stream_then_die
+from tests.hostile.raw import say
 from tests.unit.gateway.conftest import NAMESPACE
 from tests.unit.gateway.test_access import ask, entry, put_keys, wait_keys
 from tests.unit.gateway.test_adapters import Engine, listing
@@ -330,6 +332,74 @@ async def test_the_line_of_a_request(running: Any, capfd: pytest.CaptureFixture[
         "logger": "lull.gateway",
         "level": "info",
     }
+
+
+HEAD = b"POST /v1/messages?word=tell-nobody HTTP/1.1\r\nX-Request-Id: r-1\r\nHost: gateway\r\n"
+REFUSED_EARLY = {
+    "invalid_http": (400, "/v1/messages", HEAD + b"X : y\r\n\r\n"),
+    "invalid_host": (400, "/v1/messages", HEAD.replace(b": gateway", b": a b") + b"\r\n"),
+    "http_version": (400, "/v1/messages", HEAD.replace(b"/1.1", b"/2.0") + b"\r\n"),
+    "repeated_header": (400, "/v1/messages", HEAD + b"Host: gateway\r\n\r\n"),
+    "method_not_allowed": (405, "a:80", b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nX-Request-Id: r-1\r\n\r\n"),
+    "head_timeout": (408, "/v1/messages", HEAD),
+    "body_timeout": (408, "/v1/messages", HEAD + b"Content-Length: 2\r\n\r\n{"),
+    "body_too_large": (413, "/v1/messages", HEAD + b"Content-Length: 4097\r\n\r\n"),
+    "unsupported_encoding": (415, "/v1/messages", HEAD + b"Content-Encoding: gzip\r\n\r\n"),
+    "expectation_failed": (417, "/v1/messages", HEAD + b"Expect: 200-ok\r\n\r\n"),
+    "headers_too_large": (431, "/v1/messages", HEAD + b"X: y\r\n" * 100),
+    "overloaded": (503, "/v1/messages", HEAD + b"Content-Length: 3000\r\n\r\n"),
+}
+
+
+async def test_a_request_that_is_never_all_there_is_counted_and_logged_too(
+    running: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"max_body_bytes": 4096, "max_pending_bytes": 2048, "head_seconds": 0.1, "body_seconds": 0.1}
+    async with running(access_log="errors", **limits) as world:
+        heard = await asyncio.gather(*(say(world.settings.port, sent) for _, _, sent in REFUSED_EARLY.values()))
+        counted = await read(world)
+
+    output = capfd.readouterr().out
+    assert "nobody" not in output
+    lines = [json.loads(text) for text in output.splitlines() if '"r-1"' in text]
+    told = {
+        (line["code"], line["path"], line["error"], line["key"], line["deployment"], line["stream"], line["stage"])
+        for line in lines
+    }
+    messages = [orjson.loads(one.answers[0].body)["error"]["message"] for one in heard]
+    assert told == {
+        (status, path, message, None, None, None, "receiving")
+        for (status, path, _), message in zip(REFUSED_EARLY.values(), messages, strict=True)
+    }
+    assert len(lines) == len(REFUSED_EARLY)
+    assert {reason: counted["refused_total", "", "", reason] for reason in REFUSED_EARLY} == dict.fromkeys(
+        REFUSED_EARLY, 1
+    )
+    statuses = Counter(str(status) for status, _, _ in REFUSED_EARLY.values())
+    assert {code: counted["requests_total", code, "", ""] for code in statuses} == statuses
+    assert {code: counted["key_requests_total", code, ""] for code in statuses} == statuses
+
+
+async def test_what_is_no_request_at_all_is_counted_and_logged_without_a_path(
+    running: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running(access_log="errors") as world:
+        target = b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+        noise, long = await asyncio.gather(*(say(world.settings.port, sent) for sent in (b"\x16\x03\x01", target)))
+        counted = await read(world)
+
+    (first, second) = sorted(read_lines(capfd), key=lambda line: line["code"])
+    assert (first["code"], first["path"], first["request_id"]) == (
+        400,
+        "",
+        noise.answers[0].headers["x-request-id"],
+    )
+    assert (second["code"], second["path"], second["request_id"]) == (
+        414,
+        "/" + "x" * 127,
+        long.answers[0].headers["x-request-id"],
+    )
+    assert counted["refused_total", "", "", "invalid_http"] == counted["refused_total", "", "", "uri_too_long"] == 1
 
 
 @pytest.mark.parametrize(("access_log", "codes"), [("all", [200, 404]), ("errors", [404]), ("off", [])])

@@ -10,8 +10,8 @@ import orjson
 import pytest
 from aiohttp import web
 
+from lull.core.answers import MAX_RECORDINGS
 from lull.core.keys import make_token
-from lull.gateway import recall
 from tests.fakes.engine import BODY, CHUNKS, Gate, die, fail, stream, stream_then_die
 from tests.unit.gateway.test_access import TOKEN, answering, entry, put_keys, wait_keys
 from tests.unit.gateway.test_access import ask as ask_as
@@ -310,25 +310,23 @@ class TestCache:
 
         assert len(engine.received) == 2
 
-    async def test_answers_beyond_a_number_are_passed_on_and_not_written_down(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(recall, "MAX_RECORDINGS", 1)
+    async def test_answers_beyond_a_number_are_passed_on_and_not_written_down(self, world: World) -> None:
         gate = Gate()
-        world.add_model(**CACHED)
+        world.add_model(**CACHED, engine={"maxNumSeqs": MAX_RECORDINGS + 1})
         engine = await world.add_engine(gate)
         await world.wait_listed()
+        asked = [str(number) for number in range(MAX_RECORDINGS + 1)]
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(world.ask("a", temperature=0))
-            group.create_task(world.ask("b", temperature=0))
-            await world.until(lambda: len(engine.received) == 2)
+            for content in asked:
+                group.create_task(world.ask(content, temperature=0))
+            await world.until(lambda: len(engine.received) == len(asked))
             gate.opened.set()
-        for content in "aabb":
+        for content in asked * 2:
             await world.ask(content, temperature=0)
 
-        # Of the first two one was kept; the other was kept when it came again.
-        assert len(engine.received) == 3
+        # All but one were kept at first; that one was kept when it came again.
+        assert len(engine.received) == len(asked) + 1
 
     async def test_turning_it_off_forgets(self, world: World) -> None:
         world.add_model(**CACHED)

@@ -14,6 +14,7 @@ from lull import doors
 from lull.gateway import server
 from tests.fakes.collector import Collector, attributes, collecting
 from tests.fakes.engine import die
+from tests.hostile.raw import say
 from tests.unit.gateway.conftest import NAMESPACE
 from tests.unit.gateway.test_counting import answer, read_lines
 from tests.unit.gateway.test_requests import add_two
@@ -116,6 +117,18 @@ async def test_a_trace_that_the_client_does_not_want_is_not_sent(traced: Any) ->
     passed_on = engine.received[-1].headers["traceparent"]
     assert passed_on.startswith(f"00-{TRACE}-")
     assert passed_on.endswith("-00")
+
+
+async def test_a_request_that_is_never_all_there_is_a_span_of_the_trace_that_it_belongs_to(traced: Any) -> None:
+    context = b"".join(f"{name}: {value}\r\n".encode() for name, value in CONTEXT.items())
+    async with traced() as (world, collector):
+        await say(world.settings.port, b"GET /v1/models HTTP/1.1\r\n" + context + b"Expect: more\r\nHost: a\r\n\r\n")
+        await say(world.settings.port, b"\x16\x03\x01")
+
+    (known,) = (span for span in collector.requests if span.trace_id.hex() == TRACE)
+    assert (known.name, attributes(known)["http.response.status_code"]) == ("GET", 417)
+    (noise,) = (span for span in collector.requests if span.name == "HTTP")
+    assert attributes(noise)["http.request.method"] == "_OTHER"
 
 
 async def test_each_try_is_a_span(traced: Any) -> None:

@@ -46,6 +46,19 @@ async def test_answers_with_numbered_tokens() -> None:
     assert answer["usage"]["completion_tokens"] == 5
 
 
+async def test_goes_on_counting_where_an_answer_is_to_be_continued() -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "tok0 tok1"}]
+    flags = {"continue_final_message": True, "add_generation_prompt": False}
+    async with _serving() as (_, client):
+        continued = await (await client.post(_CHAT, json=_chat(messages=said, **flags))).json()
+        answered = await (await client.post(_CHAT, json=_chat(messages=said))).json()
+        completed = await (await client.post("/v1/completions", json={"prompt": "tok8", "max_tokens": 2})).json()
+
+    assert continued["choices"][0]["message"]["content"] == " tok2 tok3 tok4 tok5 tok6"
+    assert answered["choices"][0]["message"]["content"] == "tok0 tok1 tok2 tok3 tok4"
+    assert completed["choices"][0]["text"] == " tok9 tok10"
+
+
 async def test_a_late_rejection_is_an_error_inside_a_200_stream() -> None:
     async with _serving("--max-num-queued-reqs", "0") as (_, client):
         await client.post("/sim/config", json={"late_rejection": True})

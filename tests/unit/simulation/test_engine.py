@@ -25,7 +25,9 @@ class Slow:
 
     def serve(self, requests: list[Request]) -> dict[int, tuple[float, float]]:
         """First token and end of each."""
-        now, times, firsts = 0.0, {}, {}
+        now = 0.0
+        firsts: dict[int, float] = {}
+        times: dict[int, tuple[float, float]] = {}
         coming = [Job(request, number, request.input_tokens, 0) for number, request in enumerate(requests)]
         while coming or self.waiting or self.running:
             if not self.waiting and not self.running:

@@ -23,7 +23,8 @@ def test_latencies_of_a_lone_request_are_those_of_the_model() -> None:
 
     outcome = simulate([Request(5.0, 500, 11)], Fixed(1), model, Options(initial_replicas=1), 0)
 
-    assert outcome.ttft is not None and outcome.tpot is not None
+    assert outcome.ttft is not None
+    assert outcome.tpot is not None
     assert outcome.ttft.most == pytest.approx(0.02 + 0.01 + 0.5)
     assert outcome.tpot.most == pytest.approx(0.011)
     assert outcome.seconds == pytest.approx(5.0 + 0.51 + 0.11)
@@ -37,7 +38,8 @@ def test_what_is_held_waits_for_the_cold_start_and_is_served_then() -> None:
 
     assert (outcome.finished, outcome.starts, outcome.wakes) == (3, 1, 1)
     assert outcome.longest_hold == pytest.approx(100.05)
-    assert outcome.ttft is not None and 98 < outcome.ttft.p50 < 100
+    assert outcome.ttft is not None
+    assert 98 < outcome.ttft.p50 < 100
     assert (outcome.attainment, outcome.ttft_attainment, outcome.tpot_attainment) == (0.0, 0.0, 1.0)
 
 
@@ -183,7 +185,8 @@ def test_says_what_a_scaler_can_know() -> None:
     assert (middle.ready_at, middle.arrived, middle.finished) == (0.0, 51, 50)
     assert middle.prompt_tokens_waiting == 900
     assert 0 < middle.output_tokens_outstanding_estimate <= 256
-    assert middle.ttft_p90 is not None and outcome.ttft is not None
+    assert middle.ttft_p90 is not None
+    assert outcome.ttft is not None
     assert middle.ttft_p90 == pytest.approx(outcome.ttft.p90)
     assert middle.tpot_p90 == pytest.approx(0.01, rel=0.1)
     assert (last.in_flight, last.ttft_p90, last.tpot_p90, last.kv_usage) == (0, None, None, (0.0,))

@@ -1,7 +1,7 @@
 """What is published of models and GPUs: the facts that a replica's speed is computed from. Pure.
 
 Models: config.json files on Hugging Face, parameters counted from them and checked against the published totals; Llama 4
-Scout, Mistral 7B v0.3 and BLOOM from their model cards. GPUs: the makers' data sheets, dense TFLOPS (without 2:4
+Scout, Llama 3.2, Mistral 7B v0.3 and BLOOM from their model cards. GPUs: the makers' data sheets, dense TFLOPS (without 2:4
 sparsity), one direction of the link to a peer. Facts carry no copyright.
 """
 
@@ -21,6 +21,9 @@ _SAME_SHAPE: Final = (
     ("llama2-", "llama-2-"),
     ("-coder-", "-"),
     ("bloom-176b", "bloom"),
+    ("deepseek-v3.1", "deepseek-v3"),
+    ("-small-3.1-24b", "-small-24b"),
+    ("-small-3.2-24b", "-small-24b"),
 )
 _TUNINGS: Final = frozenset({"instruct", "chat", "it", "hf", "base", "v0.1", "v0.2", "v0.3", "v1.0", "2407", "2501"})
 
@@ -72,11 +75,15 @@ class GpuFacts:
     """Whether the link is NVLink, NVSwitch or xGMI rather than PCIe."""
     sustained: float = 1.0
     """Share of the arithmetic that lasts: the power limit of small cards, the maturity of kernels."""
+    sustained_bandwidth: float = 1.0
+    """The same of the memory's bandwidth."""
     labels: tuple[str, ...] = ()
     """As NVIDIA's GPU feature discovery names it."""
 
 
 MODELS: Final = (
+    ModelFacts("meta-llama/Llama-3.2-1B-Instruct", 16, 2048, 32, 8, 64, 8192, 128256, 1.236e9, 1.236e9),
+    ModelFacts("meta-llama/Llama-3.2-3B-Instruct", 28, 3072, 24, 8, 128, 8192, 128256, 3.213e9, 3.213e9),
     ModelFacts("meta-llama/Llama-3.1-8B-Instruct", 32, 4096, 32, 8, 128, 14336, 128256, 8.03e9, 7.505e9),
     ModelFacts("meta-llama/Llama-3.1-70B-Instruct", 80, 8192, 64, 8, 128, 28672, 128256, 70.55e9, 69.5e9),
     ModelFacts("meta-llama/Llama-3.1-405B-Instruct", 126, 16384, 128, 8, 128, 53248, 128256, 405.9e9, 403.8e9),
@@ -327,10 +334,30 @@ GPUS: Final = (
         labels=("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",),
     ),
     GpuFacts(
-        "MI300X", 196608, 5300, 1307, 2615, 0, 448, is_switched=True, sustained=0.6, labels=("AMD_Instinct_MI300X_OAM",)
+        "MI300X",
+        196608,
+        5300,
+        1307,
+        2615,
+        0,
+        448,
+        is_switched=True,
+        sustained=0.6,
+        sustained_bandwidth=0.65,
+        labels=("AMD_Instinct_MI300X_OAM",),
     ),
     GpuFacts(
-        "MI325X", 262144, 6000, 1307, 2615, 0, 448, is_switched=True, sustained=0.6, labels=("AMD_Instinct_MI325X_OAM",)
+        "MI325X",
+        262144,
+        6000,
+        1307,
+        2615,
+        0,
+        448,
+        is_switched=True,
+        sustained=0.6,
+        sustained_bandwidth=0.65,
+        labels=("AMD_Instinct_MI325X_OAM",),
     ),
     GpuFacts(
         "MI355X",
@@ -342,6 +369,7 @@ GPUS: Final = (
         538,
         is_switched=True,
         sustained=0.6,
+        sustained_bandwidth=0.65,
         labels=("AMD_Instinct_MI355X_OAM",),
     ),
 )

@@ -16,7 +16,7 @@ from math import exp, inf, log
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lull.core.affinity import EXPECTED_OUTPUT
-from lull.core.routing import SLOTS_PER_SEQUENCE
+from lull.core.routing import DEFAULT_MAX_NUM_SEQS, SLOTS_PER_SEQUENCE
 from lull.core.simulation.chance import Chance
 from lull.core.simulation.engine import Engine, Job, Request
 from lull.core.simulation.outcome import Outcome, Sample, Slo, Tally
@@ -70,6 +70,8 @@ class Options:
     """Ready when the simulation begins."""
     gpus_per_replica: int = 1
     spot: Spot | None = None
+    slots: int | None = None
+    """Requests that the gateway gives one replica at a time; None: what it does where the spec says nothing."""
     max_held: int = 1000
     hold_seconds: float = 600.0
     drain_seconds: float = 60.0
@@ -198,7 +200,7 @@ class _Fleet:
         self._model = replica
         self._options = options
         self._chance = Chance(seed)
-        self._slots = SLOTS_PER_SEQUENCE * replica.max_num_seqs
+        self._slots = options.slots or SLOTS_PER_SEQUENCE * min(replica.max_num_seqs, DEFAULT_MAX_NUM_SEQS)
         self._tally = Tally(options.slo)
         self._now = 0.0
         self._numbers = 0
@@ -230,7 +232,7 @@ class _Fleet:
         while coming is not None or self._held or self._again or self._in_flight or self._now < options.until:
             arrival_at = inf if coming is None else coming.at
             event_at = events[0][0] if events else inf
-            expires_at = self._find_expiry()
+            expires_at = self._find_expiry() if self._held or self._again else inf
             now = min(arrival_at, event_at, self._look_at, expires_at, sample_at)
             if coming is None and not self._held and not self._again and not self._in_flight and now > options.until:
                 self._now = options.until
@@ -351,9 +353,8 @@ class _Fleet:
 
     def _find_expiry(self) -> float:
         """When the next of those who are held has waited for too long."""
-        return min((line[0].held_at for line in (self._again, self._held) if line), default=inf) + (
-            self._options.hold_seconds
-        )
+        earliest = min(line[0].held_at for line in (self._again, self._held) if line)
+        return earliest + self._options.hold_seconds
 
     def _shed(self) -> None:
         """Turn away whoever has waited longest."""

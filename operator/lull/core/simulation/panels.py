@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto, unique
+from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 INK: Final = "#1f2933"
 QUIET: Final = "#9aa5b1"
 REPLICAS: Final = "#2563eb"
-_STARTING: Final = "#bfdbfe"
+_READY: Final = "#93b7f7"
+_STARTING: Final = "#dbe8fd"
 _HELD: Final = "#d97706"
 _RUNNING: Final = "#059669"
 _MISSED: Final = "#dc2626"
@@ -82,9 +84,10 @@ def find_levels(most: float) -> tuple[float, ...]:
 
 def _show_load(outcome: Outcome) -> Panel:
     bins = _bin(outcome.samples)
-    rates = _differ(bins, lambda sample: sample.arrived)
-    spans = [max(last.at - first.at, 1e-9) for first, last in zip(bins[:-1], bins[1:], strict=True)] or [1.0]
-    per_second = tuple(rate / span for rate, span in zip(rates, [*spans, spans[-1]], strict=True))
+    per_second = (
+        *((last.arrived - first.arrived) / max(last.at - first.at, 1e-9) for first, last in pairwise(bins)),
+        0.0,
+    )
     arriving = Series("requests arriving per second", QUIET, Mark.AREA, per_second)
     return Panel(
         title=f"{outcome.requests:,} requests in {render_duration(outcome.seconds)}",
@@ -111,7 +114,7 @@ def _show(name: str, outcome: Outcome) -> Panel:
                 Mark.AREA,
                 tuple(float(sample.asked + sample.leaving) for sample in bins),
             ),
-            Series("replicas ready", REPLICAS, Mark.AREA, tuple(float(sample.ready) for sample in bins)),
+            Series("replicas ready", _READY, Mark.AREA, tuple(float(sample.ready) for sample in bins)),
         ),
         right=(
             Series("held or waiting", _HELD, Mark.LINE, tuple(float(sample.held + sample.waiting) for sample in bins)),
@@ -133,4 +136,4 @@ def _bin(samples: Sequence[Sample]) -> list[Sample]:
 def _differ(samples: Sequence[Sample], count: Callable[[Sample], int]) -> tuple[float, ...]:
     """By how much a count grows from each sample to the next; at the last one not at all."""
     counts = [count(sample) for sample in samples]
-    return (*(float(later - earlier) for earlier, later in zip(counts[:-1], counts[1:], strict=True)), 0.0)
+    return (*(float(later - earlier) for earlier, later in pairwise(counts)), 0.0)

@@ -14,12 +14,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-# Halvings of the interval of running sequences: a hundredth of a sequence in a million.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Guesses at the number of running sequences: every third halves what is left, so that 45 are exact to 2**-15 at worst.
+_GUESSES: Final = 45
 _HALVINGS: Final = 40
-# Share of a benchmark's requests that its first burst holds: they use ten rounds, as vLLM's and InferenceX's do.
-_FIRST_WAVE: Final = 0.1
+# Guesses at how many prompts share a step.
+_GROUPINGS: Final = 4
+# How sharply a step that waits for its kernels' launches gives way to one that does not.
+_LAUNCH_KNEE: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,8 @@ class ReplicaModel:
     """Of each running sequence in a step, whatever its context."""
     exchange_seconds: float = 0.0
     """To exchange one token's activations between tensor parallel ranks, in all layers."""
+    replicated_seconds: float = 0.0
+    """Of one token in what every rank does for itself: norms, routing, moving activations."""
     window: int = 0
     """Tokens that layers of sliding attention look back; 0 where there are none."""
     window_kv_seconds: float = 0.0
@@ -57,7 +65,11 @@ class ReplicaModel:
     window_attention_seconds: float = 0.0
     """As attention_seconds, in the layers of sliding attention."""
     prefill_overhead_seconds: float = 0.0
-    """Of each step that carries prompt tokens, beside overhead_seconds."""
+    """Of each step that carries more tokens than a CUDA graph was captured for, beside overhead_seconds."""
+    graph_tokens: int = 512
+    """The most tokens of a step that runs as a captured graph; vLLM's default."""
+    launch_seconds: float = 0.0
+    """To launch a step's kernels one by one, while the GPU works: the least of a step without CUDA graphs."""
     request_seconds: float = 0.0
     """Between client and scheduler and back, once a request: HTTP, tokenising, the first detokenising."""
     knee: float = 2.0
@@ -78,17 +90,20 @@ class ReplicaModel:
         read = self.weights_seconds + self.experts_seconds * touched
         computed = tokens * self.token_seconds + touched * self.expert_tile_seconds
         linear = (read**self.knee + computed**self.knee) ** (1 / self.knee)
-        seen = min(context_tokens, batch * self.window)
-        return (
+        seconds = (
             linear
             + context_tokens * self.kv_seconds
-            + seen * self.window_kv_seconds
-            + self._attention_seconds(prompt_tokens, before)
-            + tokens * self.exchange_seconds
+            + min(context_tokens, batch * self.window) * self.window_kv_seconds
+            + tokens * (self.exchange_seconds + self.replicated_seconds)
             + batch * self.sequence_seconds
             + self.overhead_seconds
-            + (self.prefill_overhead_seconds if prompt_tokens > 0 else 0.0)
         )
+        if prompt_tokens <= 0:
+            return self._launched(seconds)
+        # Prompts differ in length round the one that stands for them, so the graph's limit is passed by degrees.
+        beyond = min(1.0, max(0.0, tokens / self.graph_tokens - 1))
+        attention = self._attention_seconds(prompt_tokens, before)
+        return self._launched(seconds + attention + beyond * self.prefill_overhead_seconds)
 
     def prefill_seconds(self, prompt_tokens: float, cached_tokens: float = 0.0) -> float:
         """The prefill of one prompt by an engine that does nothing else, in as many steps as it needs."""
@@ -127,6 +142,11 @@ class ReplicaModel:
         """How many sequences of so many tokens run at once."""
         return max(1.0, min(self.max_num_seqs, self.kv_tokens / max(1.0, context_tokens)))
 
+    def _launched(self, seconds: float) -> float:
+        if not self.launch_seconds:
+            return seconds
+        return math.pow(seconds**_LAUNCH_KNEE + self.launch_seconds**_LAUNCH_KNEE, 1 / _LAUNCH_KNEE)
+
     def _attention_seconds(self, tokens: float, before: float) -> float:
         pairs = tokens * (before + tokens / 2)
         near = tokens * min(self.window, before + tokens / 2)
@@ -142,6 +162,10 @@ class Load:
     cached_tokens: float = 0.0
     concurrency: float | None = None
     rate: float | None = None
+    variability: float = 1.0
+    """Of an open load: the squared coefficient of variation of the times between arrivals; 0 where they are even."""
+    first_wave: float = 0.1
+    """Of a closed loop: the share of its requests that come in at once at its start; benchmarks run for ten rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +191,8 @@ def predict(model: ReplicaModel, load: Load) -> Prediction:
     """Say what a load sees of a replica once it is steady."""
     if load.input_tokens < 1 or load.output_tokens < 1:
         raise ValueError("a load has at least one input token and one output token per request")
+    if not (load.rate is None or load.rate > 0) or not (load.concurrency is None or load.concurrency > 0):
+        raise ValueError("a load's rate and concurrency are above 0")
     if load.rate is not None:
         return _predict_open(model, load, load.rate)
     if load.concurrency is not None:
@@ -201,6 +227,8 @@ class _State:
     """Seconds to the first token of a request that finds no other prompt waiting."""
     service: float
     """Seconds of a prompt in a row of prompts that wait."""
+    filling: float
+    """Share of a step that a prompt fills."""
 
 
 def _predict_open(model: ReplicaModel, load: Load, rate: float) -> Prediction:
@@ -208,65 +236,98 @@ def _predict_open(model: ReplicaModel, load: Load, rate: float) -> Prediction:
     top = _state(model, load, most)
     if rate >= top.rate:
         return Prediction(math.inf, top.tpot, top.rate, top.running)
-    low, high = 0.0, most
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _state(model, load, middle).rate < rate else (low, middle)
-    state = _state(model, load, high)
+    state = _state(model, load, _solve(lambda running: _state(model, load, running).rate, rate, most))
     busy = rate * state.service
     if busy >= 1:
         return Prediction(math.inf, state.tpot, rate, state.running)
-    waiting = busy * state.service / (2 * (1 - busy)) + _slot_wait(state, most, rate / top.rate)
-    return Prediction(state.first + waiting, state.tpot, rate, state.running)
+    waiting = state.filling * busy * state.service / (1 - busy) + _slot_wait(state, most, rate / top.rate)
+    # Requests are all the same: only their arrivals vary.
+    return Prediction(state.first + waiting * load.variability / 2, state.tpot, rate, state.running)
 
 
 def _slot_wait(state: _State, most: float, utilization: float) -> float:
     """Wait for memory that other sequences hold: Sakasegawa's approximation of a queue with many servers."""
-    crowding = utilization ** (math.sqrt(2 * (most + 1)) - 1) / (most * (1 - utilization))
-    # Arrivals at random, lengths that are all the same.
-    return crowding * (state.running / state.rate) / 2
+    crowding = math.pow(utilization, math.sqrt(2 * (most + 1)) - 1) / (most * (1 - utilization))
+    return crowding * (state.running / state.rate)
 
 
 def _predict_closed(model: ReplicaModel, load: Load, concurrency: float) -> Prediction:
     most = min(concurrency, model.most_running(_context(load)))
-    low, high = 0.0, most
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        state = _state(model, load, middle)
-        within = middle + state.rate * _closed_ttft(state, concurrency)
-        low, high = (middle, high) if within < concurrency else (low, middle)
-    state = _state(model, load, high)
+
+    def find_present(running: float) -> float:
+        state = _state(model, load, running)
+        return running + state.rate * _closed_ttft(state, load, concurrency)
+
+    running = _solve(find_present, concurrency, most)
+    state = _state(model, load, running)
     # Where memory holds no more sequences, the rest of them wait for one to end.
-    held = max(0.0, concurrency - high) / state.rate if high >= most * (1 - 1e-6) else 0.0
-    return Prediction(max(_closed_ttft(state, concurrency), held), state.tpot, state.rate, state.running)
+    held = (concurrency - running) / state.rate if running >= most else 0.0
+    return Prediction(max(_closed_ttft(state, load, concurrency), held), state.tpot, state.rate, state.running)
 
 
-def _closed_ttft(state: _State, concurrency: float) -> float:
+def _closed_ttft(state: _State, load: Load, concurrency: float) -> float:
     """A closed loop's own share never waits for itself, and its first wave comes in at once."""
     busy = min(0.99, state.rate * state.service) * max(0.0, concurrency - 1) / concurrency
-    among = min(busy / (2 * (1 - busy)), concurrency / 2)
-    return state.first + (among + _FIRST_WAVE * (concurrency - 1) / 2) * state.service
+    among = min(state.filling * busy / (2 * (1 - busy)), concurrency / 2)
+    return state.first + (among + load.first_wave * (concurrency - 1) / 2) * state.service
+
+
+def _solve(rising: Callable[[float], float], target: float, most: float) -> float:
+    """Where a function that rises from 0 reaches a target; `most` where it does not: false position, halved now and then."""
+    low, high = 0.0, most
+    below, above = -target, rising(most) - target
+    if above <= 0:
+        return most
+    for turn in range(_GUESSES):
+        guess = (low + high) / 2 if turn % 3 == 2 else high - above * (high - low) / (above - below)
+        off = rising(guess) - target
+        if off < 0:
+            low, below = guess, off
+        else:
+            high, above = guess, off
+        if abs(off) <= 1e-9 * target:
+            return guess
+    return high
 
 
 def _state(model: ReplicaModel, load: Load, running: float) -> _State:
-    context = running * _context(load)
-    step = model.step_seconds(max(running, 1e-6), context)
-    among = model.prefill_among(load.input_tokens, load.cached_tokens, batch=running, context_tokens=context)
-    added = model.added_prefill_seconds(load.input_tokens, load.cached_tokens, batch=running, context_tokens=context)
+    # Where arrivals are random, a sequence sees itself beside as many as run on average.
+    batch = running + (0.0 if load.rate is None else min(1.0, load.variability))
+    context = batch * _context(load)
+    step = model.step_seconds(max(batch, 1e-6), context)
     decoded = max(1.0, load.output_tokens - 1)
-    tpot = step + running * added / decoded
-    rate = running / (decoded * tpot)
-    # A request comes in somewhere within a step: one that carries a prompt, or one that carries none.
-    chunks = max(
-        1, math.ceil((load.input_tokens - load.cached_tokens) / max(1.0, model.max_num_batched_tokens - running))
+    chunk = max(1.0, model.max_num_batched_tokens - batch)
+    cached = min(load.cached_tokens, load.input_tokens - 1)
+    fresh = load.input_tokens - cached
+    steps = max(1, math.ceil(fresh / chunk))
+    together = 1.0
+    for _ in range(_GROUPINGS):
+        # Prompts that come in during a step share the next one; they do not attend to each other.
+        among = steps * model.mixed_step_seconds(
+            prompt_tokens=together * fresh / steps,
+            before=cached + fresh / 2 - together * fresh / steps / 2,
+            batch=batch,
+            context_tokens=context,
+        )
+        tpot = step + running * max(0.0, among - steps * step) / together / decoded
+        rate = running / (decoded * tpot)
+        # A request comes in somewhere within a step: one that carries prompts, or one that carries none.
+        busy = min(1.0, rate * among / together)
+        waited = busy * among / steps + (1 - busy) * step * min(1.0, running)
+        # Of arrivals at random, those that are not alone.
+        together = min(max(1.0, chunk / fresh), _share(rate * waited))
+    # In a row of prompts that wait, each step is filled to its brim.
+    filling = min(1.0, fresh / chunk)
+    brim = model.mixed_step_seconds(
+        prompt_tokens=chunk, before=cached + fresh / 2 - chunk / 2, batch=batch, context_tokens=context
     )
-    busy = min(1.0, rate * among)
-    rest = (busy * among / chunks + (1 - busy) * step * min(1.0, running)) / 2
-    fresh = max(1.0, load.input_tokens - load.cached_tokens)
-    # In a row of prompts, a step is filled to its brim.
-    share = min(1.0, fresh / max(1.0, model.max_num_batched_tokens - running))
-    service = added + step * share
-    return _State(running, tpot, rate, model.request_seconds + rest + among, service)
+    service = brim * filling if steps == 1 else among
+    return _State(running, tpot, rate, model.request_seconds + waited / 2 + among, service, filling)
+
+
+def _share(mean: float) -> float:
+    """How many come at once, where any do and `mean` do on average."""
+    return mean / -math.expm1(-mean) if mean > 1e-9 else 1.0
 
 
 def _context(load: Load) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from lull.core.budget import find_cap, spend
 from lull.core.scaling import ReplicaCounts, build_policy, decide
 from lull.core.signals import Demand, Service
 
 if TYPE_CHECKING:
     from lull.api.reasons import ScalingReason
     from lull.api.spec import LLMDeploymentSpec
+    from lull.core.budget import Spending
     from lull.core.scaling import History
     from lull.core.simulation.fleet import View
 
@@ -32,17 +34,22 @@ class Change:
 class LullScaler:
     """`decide`, every tick and at once when a request is held, as in the operator.
 
-    `poll_delay` is how old what gateways say is when it is decided on.
+    `poll_delay` is how old what gateways say is when it is decided on, `price` what a replica costs an hour. A policy
+    in shadow mode is played as if it were active.
     """
 
     wakes: Final = True
 
-    def __init__(self, spec: LLMDeploymentSpec, *, tick: float = 1.0, poll_delay: float = 0.0) -> None:
+    def __init__(
+        self, spec: LLMDeploymentSpec, *, tick: float = 1.0, poll_delay: float = 0.0, price: float | None = None
+    ) -> None:
         self.tick: Final = tick
         self.changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         """The last of them, oldest first."""
         self._spec = spec
-        self._policy = build_policy(spec)
+        self._price = price
+        self._policy = replace(build_policy(spec), is_shadow=False)
+        self._spending: Spending | None = None
         self._poll_delay = poll_delay
         self._history: History | None = None
         self._heard: deque[tuple[float, Demand]] = deque()
@@ -52,14 +59,23 @@ class LullScaler:
     def scale(self, view: View) -> int:
         """Replicas to have from now on."""
         replicas = ReplicaCounts(view.asked, view.ready, view.loading, view.ready_at)
-        if view.cold_start != self._policy.cold_start:
-            self._policy = build_policy(self._spec, cold_start=view.cold_start)
+        self._follow(view)
         decision = decide(self._policy, self._hear(view), replicas, history=self._history, now=view.now, wall=view.wall)
         self._history = decision.history
         if decision.replicas != view.asked:
             change = Change(view.now, view.asked, decision.replicas, decision.reason, decision.message)
             self.changes.append(change)
         return decision.replicas
+
+    def _follow(self, view: View) -> None:
+        """Keep what the policy takes from outside the spec."""
+        if view.cold_start != self._policy.cold_start:
+            self._policy = replace(build_policy(self._spec, cold_start=view.cold_start), is_shadow=False)
+        budget, price = self._spec.scaling.budget, self._price
+        if budget is not None and price is not None:
+            self._spending = spend(self._spending, view.asked, price=price, wall=view.wall)
+            cap = find_cap(budget, price=price, spent=self._spending.amount, wall=view.wall)
+            self._policy = replace(self._policy, cap=cap)
 
     def _hear(self, view: View) -> Demand | None:
         """What the gateways said last, if that took `poll_delay` to get here; None before the first word of theirs."""

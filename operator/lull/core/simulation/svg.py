@@ -30,7 +30,7 @@ _LETTER: Final = 6.2
 
 def render_svg(panels: Sequence[Panel]) -> str:
     """All panels below each other, over one axis of time."""
-    seconds = max(max(panel.times[-1] for panel in panels), 1.0)
+    seconds = max(1.0, *(panel.times[-1] for panel in panels))
     lines: list[str] = []
     top = 0
     for panel in panels:
@@ -95,7 +95,7 @@ def _render_series(series: Series, times: Sequence[float], top: int, height: int
         last = value
     points.append(f"H{_LEFT + _INNER * times[-1] / seconds:.1f}")
     if series.mark is Mark.AREA:
-        return f'<path d="{"".join(points)}V{top + height}Z" fill="{series.color}" fill-opacity="0.8"/>'
+        return f'<path d="{"".join(points)}V{top + height}Z" fill="{series.color}" />'
     return f'<path d="{"".join(points)}" fill="none" stroke="{series.color}" stroke-width="1.5"/>'
 
 
