@@ -138,10 +138,12 @@ def measure_full() -> list[Claim]:
 
 
 def published(split: str) -> list[Point]:
-    """Published measurements of vLLM under load, those of one split."""
+    """Published measurements of vLLM under load, those of one split that say all that a prediction needs."""
     with (DATA / "measured_points.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split and row["itl_ms"]]
-    return [_published(row) for row in rows]
+        rows = [row for row in csv.DictReader(file) if row["split"] == split and row["engine"] == "vllm"]
+    needed = ("isl", "osl", "itl_ms", "ttft_ms")
+    whole = [row for row in rows if all(row[name] for name in needed) and (row["request_rate"] or row["concurrency"])]
+    return [_published(row) for row in whole]
 
 
 def splitwise() -> list[Point]:
@@ -201,13 +203,14 @@ def _published(row: dict[str, str]) -> Point:
     is_inferencex, is_open = row["id"].startswith("ifx"), bool(row["request_rate"])
     # InferenceX draws lengths from 0.8 to 1.0 of the nominal ones.
     share = 0.9 if is_inferencex else 1.0
+    engines = int(row["gpu_count"]) / int(row["tp"])
     load = Load(
         input_tokens=float(row["isl"]) * share,
         output_tokens=float(row["osl"]) * share,
         # The first 100 tokens are shared: six blocks of 16.
         cached_tokens=96.0 if "first 100 tokens shared" in row["notes"] else 0.0,
-        rate=float(row["request_rate"]) if is_open else None,
-        concurrency=None if is_open else float(row["concurrency"]),
+        rate=float(row["request_rate"]) / engines if is_open else None,
+        concurrency=None if is_open else float(row["concurrency"]) / engines,
     )
     # NVIDIA's FP8 checkpoint of Llama 3.1 70B brings its cache's type with it; 64 sequences fitted on one H200 thanks to it.
     is_modelopt = row["weight_quant"] == "fp8" and "Llama-3.1-70B" in row["model"]
