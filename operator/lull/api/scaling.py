@@ -49,7 +49,7 @@ class TargetSpec(ApiModel):
             le=100_000,
             description=(
                 "Requests in flight per replica. Default: as many as replicas were seen to carry within spec.slo; "
-                "until that is known four fifths of engine.maxNumSeqs, or 32 where that is not set. Immediate."
+                "where that is not known four fifths of engine.maxNumSeqs, or 32 where that is not set. Immediate."
             ),
         ),
     ] = None
