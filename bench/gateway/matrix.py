@@ -89,7 +89,7 @@ def compare(load: str, contenders: Sequence[Contender], *, rounds: int, seconds:
             "seconds": 2 * seconds,
         }
         subject = f"{streams:,} streams of {TOKENS_A_SECOND} tokens/s"
-        claims += _judge_streams(_run(load, contenders, subject, options, max(2, rounds // 2)))
+        claims += _judge_streams(_run(load, contenders, subject, options, max(3, rounds // 2)))
     return claims
 
 
