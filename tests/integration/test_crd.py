@@ -20,6 +20,7 @@ async def test_writes_defaults_into_the_object(kube: Kube, namespace: str) -> No
     spec = stored["spec"]
     assert "image" not in spec["engine"]
     assert spec["scaling"] == {
+        "mode": "Active",
         "minReplicas": 0,
         "maxReplicas": 8,
         "idleAfter": "10m",
@@ -27,7 +28,7 @@ async def test_writes_defaults_into_the_object(kube: Kube, namespace: str) -> No
         "schedules": [],
         "behavior": {
             "scaleUp": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": []},
-            "scaleDown": {"stabilizationWindowSeconds": 300, "selectPolicy": "Max", "policies": []},
+            "scaleDown": {"selectPolicy": "Max", "policies": []},
         },
     }
     assert spec["placement"]["pools"] == [
