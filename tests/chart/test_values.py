@@ -56,6 +56,7 @@ OTHERS: dict[str, Any] = {
     "nodesAutoscaled": True,
     "operator.replicas": 1,
     "operator.concurrentReconciles": 2,
+    "operator.acceleratorPrices": {"NVIDIA-L4": 0.81, "*": 4},
     "operator.tickSeconds": 0.5,
     "operator.staleSeconds": 20,
     "operator.resyncSeconds": 60,

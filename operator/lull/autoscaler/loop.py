@@ -259,7 +259,9 @@ class Autoscaler:
             return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
         words = [*_describe_bounds(scaling, capacity, floor)]
         if scaling.budget is not None and find_price(deployment.spec, self._prices) is None:
-            words.append("The budget is not kept: LULL_ACCELERATOR_PRICES has no price for the accelerators.")
+            words.append(
+                "The budget is not kept: operator.acceleratorPrices of the chart has no price for the accelerators."
+            )
         return Reason.SCALING, " ".join(words)
 
     def _report(self, deployment: LLMDeployment, decision: Decision, message: str, counts: ReplicaCounts) -> None:
