@@ -21,7 +21,7 @@ _COMPILED_TESTS: Final = (
     ),
 )
 """Those of what is compiled."""
-_NEEDED: Final = ("crds", "images", "pyproject.toml", "tests")
+_NEEDED: Final = ("crds", "docs", "images", "pyproject.toml", "tests")
 """What tests read, besides the package."""
 
 
@@ -55,8 +55,8 @@ def _run_tests(folder: Path) -> None:
     requirements = folder / "requirements.txt"
     subprocess.run(
         [
-            *("uv", "export", "--quiet", "--locked", "--only-group", "test", "--no-emit-project", "--no-hashes"),
-            *("--output-file", requirements),
+            *("uv", "export", "--quiet", "--locked", "--only-group", "test", "--only-group", "cluster"),
+            *("--no-emit-project", "--no-hashes", "--output-file", requirements),
         ],
         cwd=_ROOT,
         check=True,

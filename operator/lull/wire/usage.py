@@ -60,7 +60,7 @@ def read_usage(body: bytes) -> Usage | None:
     if len(body) <= _SHORT_BYTES and (usage := _read_whole(body)) is not None:
         return usage
     # A client may have had this word echoed in a schema or in metadata; then only a full parse tells which is which.
-    usage = None if body.find(_KEY, 0, at) >= 0 or body[at - 1 : at] == b"\\" else _read_at(body, at + len(_KEY))
+    usage = None if body.find(_KEY, 0, at) >= 0 or body.endswith(b"\\", 0, at) else _read_at(body, at + len(_KEY))
     return _read_whole(body) if usage is None else usage
 
 
