@@ -208,26 +208,12 @@ class Autoscaler:
         )
         decisions, proposed = known.decisions, decision.proposed
         if proposed not in {None, counts.asked, known.proposed}:
-            record = DecisionRecord(
-                at=clock.render_time(clock.wall()),
-                from_replicas=counts.asked,
-                to_replicas=proposed,
-                reason=decision.reason,
-                message=decision.message,
-            )
-            decisions = (record, *decisions)[:_KEPT_DECISIONS]
+            decisions = _record(decisions, decision, counts, to=proposed, message=decision.message)
         if decision.replicas != counts.asked:
             message = decision.message
             if len(divided.counts) > 1:
                 message += f"; {divided.message}"
-            record = DecisionRecord(
-                at=clock.render_time(clock.wall()),
-                from_replicas=counts.asked,
-                to_replicas=decision.replicas,
-                reason=decision.reason,
-                message=message,
-            )
-            decisions = (record, *decisions)[:_KEPT_DECISIONS]
+            decisions = _record(decisions, decision, counts, to=decision.replicas, message=message)
             self._report(deployment, decision, message, counts)
         self._known[key] = replace(
             known,
@@ -282,6 +268,20 @@ class Autoscaler:
 
 
 _VIEWS: Final = frozenset({Reason.SCALING, Reason.SHADOW, Reason.MANUAL, Reason.METRICS_UNAVAILABLE})
+
+
+def _record(
+    decisions: tuple[DecisionRecord, ...], decision: Decision, counts: ReplicaCounts, *, to: int, message: str
+) -> tuple[DecisionRecord, ...]:
+    """The last decisions with this one in front."""
+    record = DecisionRecord(
+        at=clock.render_time(clock.wall()),
+        from_replicas=counts.asked,
+        to_replicas=to,
+        reason=decision.reason,
+        message=message,
+    )
+    return (record, *decisions)[:_KEPT_DECISIONS]
 
 
 def _build_policy(deployment: LLMDeployment, cap: Cap | None) -> Policy:

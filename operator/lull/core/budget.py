@@ -74,7 +74,7 @@ def spend(spending: Spending | None, replicas: int, *, price: float, wall: float
     if spending.month == month:
         hours = max(0.0, wall - spending.at) / 3600
         return replace(spending, amount=spending.amount + replicas * price * hours, at=max(wall, spending.at))
-    begin = datetime.fromtimestamp(wall, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+    begin = _begin_month(datetime.fromtimestamp(wall, UTC)).timestamp()
     return Spending(month, replicas * price * max(0.0, wall - max(begin, spending.at)) / 3600, wall)
 
 
@@ -93,11 +93,14 @@ def find_cap(budget: BudgetSpec | None, *, price: float | None, spent: float, wa
     return min(caps, key=lambda cap: cap.replicas)
 
 
+def _begin_month(at: datetime) -> datetime:
+    return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
 def _spread(replica_hours: float, wall: float) -> int:
     """Replicas that may run now, with so much left for the month."""
     at = datetime.fromtimestamp(wall, UTC)
-    begin = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = (begin + timedelta(days=32)).replace(day=1)
+    end = _begin_month(_begin_month(at) + timedelta(days=32))
     hours = max((end - at).total_seconds() / 3600, _SMALLEST_HOURS)
     most = int(replica_hours / min(hours, _LASTING_HOURS) + _ROUNDING)
     return most or int(replica_hours >= min(hours, _SMALLEST_HOURS))

@@ -80,7 +80,7 @@ class Listener:
 
 def _hide_each(run: bytes) -> bytes:
     return b"\n\n".join(
-        [event if _NO_CHOICES in event else _USAGE.sub(b"", event, count=1) for event in run.split(b"\n\n")]
+        [event if event.find(_NO_CHOICES) >= 0 else _USAGE.sub(b"", event, count=1) for event in run.split(b"\n\n")]
     )
 
 

@@ -130,12 +130,7 @@ class Relay:
     def start(self) -> None:
         """Ask the engine."""
         exchange = self._exchange
-        call = exchange.call
-        is_tapped = exchange.tap is not None
-        if call.hides_usage or is_tapped:
-            self._body = ask_for_usage(call, exchange.body, each=is_tapped)
-        else:
-            self._body = exchange.body
+        self._body = ask_for_usage(exchange.call, exchange.body, each=exchange.tap is not None)
         routing.record_start(self.candidate, exchange.work)
         self._gateway.relays.add(self)
         self._task = self._gateway.engines.take(self.candidate.endpoint, self)

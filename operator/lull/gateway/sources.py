@@ -247,7 +247,7 @@ class _Slow(_NotReady):
     """It may only be busy."""
 
 
-class _Lost(_NotReady):
+class _Lost(_Slow):
     """Nothing answers at its address: no engine, and no machine that would say so."""
 
 
@@ -307,7 +307,7 @@ async def _follow(directory: Directory, checks: Checks, key: Key, address: Addre
             hosts = await _resolve(address.host) or hosts
             look_up_at = clock.monotonic() + RESOLVE_SECONDS
         host, reason = await _find_serving(checks, address, _order(hosts, endpoint.host))
-        slow = slow + 1 if isinstance(reason, _Slow | _Lost) else 0
+        slow = slow + 1 if isinstance(reason, _Slow) else 0
         lost = lost + 1 if isinstance(reason, _Lost) else 0
         if reason is None:
             found = replace(endpoint, host=host, ready=True)

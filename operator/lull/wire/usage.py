@@ -34,7 +34,7 @@ def ask_for_usage(call: Call, body: bytes, *, each: bool = False) -> bytes:
 
     `each`: so that every chunk tells the usage so far. Whoever asks for that takes it out of the chunks.
     """
-    if not call.hides_usage and not each:
+    if call.wants_each_usage or not (call.hides_usage or each):
         return body
     if not call.has_stream_options:
         at = body.index(b"{") + 1
