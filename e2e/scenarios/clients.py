@@ -149,8 +149,7 @@ def _judge_stream(outcome: Outcome, content: bytes) -> None:
     choices = [choice for chunk in chunks for choice in chunk.get("choices", ())]
     if not is_done:
         assert "error" in chunks[-1], f"a stream ended without an error and without [DONE]: {said[-1][:200]!r}"
-        has_begun = any(choice["delta"].get("content") for choice in choices)
-        (outcome.broken if has_begun else outcome.failures).append(str(chunks[-1]["error"]))
+        (outcome.broken if choices else outcome.failures).append(str(chunks[-1]["error"]))
         return
     assert choices[-1]["finish_reason"] is not None, "a stream ended without a finish reason"
     outcome.answered += 1
