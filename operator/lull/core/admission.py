@@ -64,6 +64,9 @@ class Limits:
     """Here and below, None: as long as for any model."""
     idle_seconds: float | None = None
     """Of silence within an answer."""
+    slo_first_token: float = 3.0
+    """Here and below: the longest time within `spec.slo`."""
+    slo_per_token: float = 0.1
     total_seconds: float = 3600.0
     """From being let go to the end of the answer."""
     is_plain: bool = True
@@ -413,6 +416,8 @@ def build_limits(deployment: LLMDeployment) -> Limits:
         hold_seconds=_hold_seconds(queue.hold_for, deployment),
         first_byte_seconds=None if timeouts.first_byte is None else parse_duration(timeouts.first_byte),
         idle_seconds=None if timeouts.between_chunks is None else parse_duration(timeouts.between_chunks),
+        slo_first_token=parse_duration(spec.slo.time_to_first_token),
+        slo_per_token=parse_duration(spec.slo.time_per_output_token),
         total_seconds=parse_duration(timeouts.total),
         is_plain=not (spec.routes or spec.fallback or spec.requests.cache or spec.requests.continue_streams),
     )

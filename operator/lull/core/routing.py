@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from lull.api import names
 from lull.api.llmdeployment import Key
 from lull.core.affinity import Work
+from lull.core.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,6 +102,7 @@ class Candidate:
     """Share of a prompt that its engine had though nothing here said so: other gateways sent it."""
     tells: bool = False
     """Whether its engine ever said what it had in its cache: most say nothing where they had nothing."""
+    reading: Reading = field(default_factory=Reading)
     salt: int = field(init=False)
     """Its place in the order that all gateways have in common."""
 

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lull.api.llmdeployment import Key
+from lull.core.latencies import LAST_BUCKET, add_counts, find_percentile
+from lull.core.reading import join_shares
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class ModelService:
+    """How the requests of one gateway for one LLMDeployment fare; counts are since its process began."""
+
+    finished: int
+    met: int
+    missed: int
+    reading: float | None
+    """Share of the engines' time in which they had prompts of this gateway's to read."""
+    first_token: Mapping[int, int]
+    """Times of the last minute, by bucket (`core.latencies`), as the next."""
+    per_token: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +40,8 @@ class ModelDemand:
     """Requests since the gateway process began."""
     last_request_at: float | None
     """Last arrival or completion, on the reader's clock."""
+    service: ModelService | None = None
+    """None where the gateway is of a version that does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +112,7 @@ def parse_sample(content: bytes, *, at: float) -> Sample:
                 in_flight=model.in_flight,
                 arrived=model.arrived,
                 last_request_at=None if model.since_last is None else at - model.since_last,
+                service=None if model.service is None else _build_service(model.service),
             )
             for name, model in answer.models.items()
         },
@@ -115,7 +135,30 @@ def sum_demand(key: Key, samples: Iterable[Sample | None], *, now: float, stale_
         waiting=0,
         last_request_at=max((at for model in models if (at := model.last_request_at) is not None), default=None),
         complete=len(fresh) == len(known),
+        service=_sum_service(models, epoch=_find_epoch(fresh)),
     )
+
+
+def _sum_service(models: Collection[ModelDemand], *, epoch: str) -> Service | None:
+    """How requests fare over all gateways that have had any; None where one of them does not say it."""
+    services = tuple(service for model in models if (service := model.service) is not None)
+    if not services or len(services) < len(models):
+        return None
+    return Service(
+        arrived=sum(model.arrived for model in models),
+        finished=sum(service.finished for service in services),
+        epoch=epoch,
+        met=sum(service.met for service in services),
+        missed=sum(service.missed for service in services),
+        reading=join_shares(service.reading for service in services),
+        first_token=find_percentile(add_counts(service.first_token for service in services), _PERCENTILE),
+        per_token=find_percentile(add_counts(service.per_token for service in services), _PERCENTILE),
+    )
+
+
+def _find_epoch(samples: Iterable[Sample]) -> str:
+    """The same as long as the same gateway processes are heard."""
+    return blake2b(" ".join(sorted(sample.boot for sample in samples)).encode(), digest_size=8).hexdigest()
 
 
 def find_woken(sample: Sample, earlier: Sample | None) -> tuple[Key, ...]:
@@ -128,7 +171,22 @@ def find_woken(sample: Sample, earlier: Sample | None) -> tuple[Key, ...]:
     )
 
 
+_PERCENTILE: Final = 90
 _NOTHING: Final = ModelDemand(held=0, in_flight=0, arrived=0, last_request_at=None)
+
+_Count = Annotated[int, Field(ge=0)]
+_Latencies = dict[Annotated[int, Field(ge=0, le=LAST_BUCKET)], _Count]
+
+
+class _Service(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    finished: _Count
+    met: _Count
+    missed: _Count
+    reading: Annotated[float | None, Field(ge=0, le=1)] = None
+    first_token: Annotated[_Latencies, Field(alias="firstToken")] = {}
+    per_token: Annotated[_Latencies, Field(alias="perToken")] = {}
 
 
 class _Model(BaseModel):
@@ -138,6 +196,7 @@ class _Model(BaseModel):
     in_flight: Annotated[int, Field(ge=0, alias="inFlight")]
     arrived: Annotated[int, Field(ge=0)]
     since_last: Annotated[float | None, Field(ge=0, alias="sinceLast")] = None
+    service: _Service | None = None
 
 
 class _Answer(BaseModel):
@@ -146,6 +205,17 @@ class _Answer(BaseModel):
     boot: str
     sequence: Annotated[int, Field(ge=0)]
     models: dict[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], _Model]
+
+
+def _build_service(service: _Service) -> ModelService:
+    return ModelService(
+        finished=service.finished,
+        met=service.met,
+        missed=service.missed,
+        reading=service.reading,
+        first_token=service.first_token,
+        per_token=service.per_token,
+    )
 
 
 def _parse_key(text: str) -> Key:

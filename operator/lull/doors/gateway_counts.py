@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lull.api.llmdeployment import Key
+from lull.core.latencies import Latencies
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -92,6 +93,20 @@ class AdapterCounts:
 
 
 @dataclass(slots=True)
+class ServiceCounts:
+    """How requests fare, for whoever scales by it."""
+
+    finished: int = 0
+    """Requests that an engine worked off."""
+    met: int = 0
+    """Answers within `spec.slo`."""
+    missed: int = 0
+    """Answers that were too late, and requests that were refused for want of capacity."""
+    first_token: Latencies = field(default_factory=Latencies)
+    per_token: Latencies = field(default_factory=Latencies)
+
+
+@dataclass(slots=True)
 class DeploymentCounts:
     """Everything that is counted for one LLMDeployment. What is a dict is counted by the label that its line names."""
 
@@ -113,6 +128,7 @@ class DeploymentCounts:
     continued: int = 0
     lookups: defaultdict[str, int] = field(default_factory=_counter)
     """In the response cache, by result."""
+    service: ServiceCounts = field(default_factory=ServiceCounts)
     held_seconds: Histogram = field(default_factory=lambda: Histogram(WAITS))
     first_byte_seconds: Histogram = field(default_factory=lambda: Histogram(LATENCIES))
     first_token_seconds: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKENS))

@@ -224,6 +224,12 @@ _COUNTERS: Final[tuple[tuple[str, str, tuple[str, ...], _Count], ...]] = (
         _by_label("lookups"),
     ),
     (
+        "lull_gateway_slo_requests",
+        "Requests by result: met, answered within spec.slo; missed, answered later, or refused for want of capacity. What was wrong, failed, was left or came from the response cache is in neither.",
+        ("result",),
+        lambda counts: (("met", counts.service.met), ("missed", counts.service.missed)),
+    ),
+    (
         "lull_gateway_input_tokens",
         "Tokens of prompts, as the engines counted them. No adapter: the model itself.",
         ("adapter",),

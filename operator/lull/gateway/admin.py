@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 import orjson
 from aiohttp import web
 
+from lull.doors import clock
+from lull.doors.gateway_counts import ServiceCounts
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from lull.api.llmdeployment import Key
     from lull.gateway.exchange import Gateway
 
     Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -87,6 +91,7 @@ def _find_unready(gateway: Gateway) -> str | None:
 
 
 def _render_demand(gateway: Gateway, boot: str) -> bytes:
+    now = clock.monotonic()
     return orjson.dumps(
         {
             "gateway": gateway.settings.pod_name,
@@ -99,8 +104,25 @@ def _render_demand(gateway: Gateway, boot: str) -> bytes:
                     "inFlight": demand.in_flight,
                     "arrived": demand.arrived,
                     "sinceLast": round(demand.since_last, 3),
+                    "service": _describe_service(gateway, key, now),
                 }
                 for key, demand in gateway.lines.demand().items()
             },
-        }
+        },
+        option=orjson.OPT_NON_STR_KEYS,
     )
+
+
+def _describe_service(gateway: Gateway, key: Key, now: float) -> dict[str, Any]:
+    """How the requests for a model fare. Latencies are counts by bucket (`core.latencies`), as these add up."""
+    counts = gateway.counts.deployments.get(key)
+    service = ServiceCounts() if counts is None else counts.service
+    reading = gateway.directory.measure_reading(key, now=now)
+    return {
+        "finished": service.finished,
+        "met": service.met,
+        "missed": service.missed,
+        "reading": None if reading is None else round(reading, 4),
+        "firstToken": service.first_token.count(now=now),
+        "perToken": service.per_token.count(now=now),
+    }

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Final
 from lull.doors import clock
 from lull.gateway import tracing
 from lull.gateway.exchange import Stage
+from lull.wire.openai import POOLING_PATHS
 
 if TYPE_CHECKING:
-    from lull.doors.gateway_counts import DeploymentCounts
+    from lull.doors.gateway_counts import DeploymentCounts, ServiceCounts
     from lull.gateway.exchange import Exchange, Gateway
 
 CLIENT_LEFT: Final = 499
 """In metrics and logs only, as nginx has it."""
 
+_NO_CAPACITY: Final = frozenset({"queue_full", "saturated", "cold_start_timeout", "engine_timeout"})
+"""Codes of refusals that more replicas would have spared."""
 _LONGEST_PATH: Final = 128
 _LONGEST_ERROR: Final = 500
 
@@ -30,6 +33,15 @@ def count(gateway: Gateway, exchange: Exchange) -> None:
     trace_id = None if gateway.tracer is None else tracing.end(gateway.tracer, exchange, code)
     if gateway.access_log.wants(failed=code >= 400 or bool(exchange.error)):
         _log(gateway, exchange, code, trace_id)
+
+
+def count_beginning(gateway: Gateway, exchange: Exchange) -> None:
+    """A stream has begun; its end may be minutes away."""
+    begun_at, deployment = exchange.reply.begun_at, exchange.deployment
+    assert begun_at is not None
+    assert deployment is not None
+    service = gateway.counts.of(deployment.key).service
+    service.first_token.add(begun_at - exchange.arrived_at, now=begun_at)
 
 
 def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
@@ -59,6 +71,7 @@ def _count(gateway: Gateway, exchange: Exchange, code: str) -> None:
         tokens.add(*spent)
         total.spend(counts, key_id, *spent)
     _observe(counts, exchange)
+    _judge(counts.service, exchange)
 
 
 def _find_aborter(exchange: Exchange) -> str:
@@ -83,6 +96,42 @@ def _observe(counts: DeploymentCounts, exchange: Exchange) -> None:
         if exchange.usage is not None and exchange.usage.completion_tokens > 1:
             after_first = exchange.usage.completion_tokens - 1
             counts.output_token_seconds.observe((exchange.ended_at - begun_at) / after_first)
+
+
+def _judge(service: ServiceCounts, exchange: Exchange) -> None:
+    """Whether an answer came within the SLO. What failed, was wrong or was left is no answer."""
+    if exchange.ticket is None:
+        return
+    if exchange.reason in _NO_CAPACITY:
+        service.missed += 1
+        return
+    begun_at, status = exchange.reply.begun_at, exchange.reply.status
+    if begun_at is None or not exchange.tries or exchange.error or status >= 500:
+        return
+    service.finished += 1
+    usage, limits, now = exchange.usage, exchange.limits, exchange.ended_at
+    after_first = 0 if usage is None else max(0, usage.completion_tokens - 1)
+    if exchange.client_left or status != 200:
+        return
+    if exchange.events:
+        is_met = begun_at - exchange.arrived_at <= limits.slo_first_token
+        if after_first:
+            seconds = (now - begun_at) / after_first
+            service.per_token.add(seconds, now=now)
+            is_met = is_met and seconds <= limits.slo_per_token
+    elif usage is not None or exchange.path in POOLING_PATHS:
+        # When it was begun nobody saw, so all of it may take as long as all of a stream.
+        allowed = limits.slo_first_token + after_first * limits.slo_per_token
+        seconds = now - exchange.arrived_at
+        is_met = seconds <= allowed
+        # Time in line is no sign of how quick engines are, and in a stream would be in no token after the first.
+        service.per_token.add((seconds - exchange.held_seconds) * limits.slo_per_token / allowed, now=now)
+    else:
+        return
+    if is_met:
+        service.met += 1
+    else:
+        service.missed += 1
 
 
 def _log(gateway: Gateway, exchange: Exchange, code: int, trace_id: str | None) -> None:

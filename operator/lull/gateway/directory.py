@@ -15,6 +15,7 @@ from lull.core import routing
 from lull.core.admission import Limits, build_limits
 from lull.core.catalogue import Catalogue, build_catalogue
 from lull.core.departures import is_leaving
+from lull.core.reading import Share
 from lull.core.routing import Candidate, parse_endpoint
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Directory:
         self._catalogue: Catalogue | None = None
         self._limits: dict[Key, Limits] = {}
         self._candidates: dict[Key, dict[str, Candidate]] = {}
+        self._shares: dict[Key, Share] = {}
         self._leaving: set[str] = set()
         """Nodes."""
         self._pending = {"deployments", "pods"}
@@ -109,6 +111,13 @@ class Directory:
             return 0
         return routing.free(candidates.values(), slots=routing.slots(deployment), now=now, adapter=adapter)
 
+    def measure_reading(self, key: Key, *, now: float) -> float | None:
+        """Share of the last seconds in which ready endpoints had prompts to read, as far as this gateway can tell."""
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = Share()
+        return share.look([(one.reading, one.endpoint.ready) for one in self.candidates(key)], now=now)
+
     def record_adapters(self, key: Key, uid: str, adapters: Collection[str]) -> None:
         """An engine said which adapters it has."""
         candidate = self.find_candidate(key, uid)
@@ -142,6 +151,7 @@ class Directory:
 
     def drop_deployment(self, key: Key) -> None:
         self._limits.pop(key, None)
+        self._shares.pop(key, None)
         if self._deployments.pop(key, None) is not None:
             self._catalogue = None
             self._on_gone(key)

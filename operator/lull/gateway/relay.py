@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from lull.core import routing
 from lull.doors import clock
+from lull.gateway import counting
 from lull.gateway.exchange import RECORDING_BYTES, Failure, Stage
 from lull.gateway.reply import EVENT_STREAM
 from lull.wire.openai import Refusal
@@ -95,6 +96,7 @@ class Relay:
         "_headers",
         "_is_over",
         "_is_paused",
+        "_is_reading",
         "_kept",
         "_outcome",
         "_reader",
@@ -125,6 +127,8 @@ class Relay:
         """The end of a long answer: its usage is there."""
         self._is_over = False
         self._is_paused = False
+        self._is_reading = False
+        """The prompt is with the engine, and the beginning of the answer will tell that it was read."""
         self._was_stale = False
 
     def start(self) -> None:
@@ -132,6 +136,12 @@ class Relay:
         exchange = self._exchange
         self._body = ask_for_usage(exchange.call, exchange.body, each=exchange.tap is not None)
         routing.record_start(self.candidate, exchange.work)
+        if exchange.work.pending and exchange.work.output_tokens:
+            if exchange.call.stream:
+                self._is_reading = True
+                self.candidate.reading.start(now=clock.monotonic())
+            else:
+                self.candidate.reading.wholes += 1
         self._gateway.relays.add(self)
         self._task = self._gateway.engines.take(self.candidate.endpoint, self)
 
@@ -347,13 +357,21 @@ class Relay:
         exchange = self._exchange
         self._go_on()
         exchange.reply.begin(self._status, _response_headers(self._headers), is_event_stream=is_event_stream)
+        if is_event_stream:
+            counting.count_beginning(self._gateway, exchange)
         exchange.due = self._find_due()
 
     def _go_on(self) -> None:
         """The engine answers, be it what another one has begun."""
         routing.record_success(self.candidate)
         routing.record_first_byte(self.candidate, self._exchange.work)
+        self._stop_reading()
         self._exchange.stage = Stage.STREAMING
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self.candidate.reading.stop(now=clock.monotonic())
 
     def _is_death(self, error: StreamError) -> bool:
         """Whether an engine says inside a stream that it will never end it, and another one may."""
@@ -409,6 +427,7 @@ class Relay:
     def _over(self) -> None:
         assert not self._is_over
         self._is_over = True
+        self._stop_reading()
         if self._reader is not None:
             self._exchange.usage = self._reader.usage
         self._exchange.relay = None

@@ -23,6 +23,8 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from lull.core.latencies import add_counts
+from lull.core.reading import join_shares
 from lull.doors import clock
 from lull.doors.merging import Exposition, Processes, keep_counts, merge, parse_exposition, render_exposition
 from lull.doors.serving import listen
@@ -307,6 +309,15 @@ def _add_demand(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: one[name] + other[name] for name in ("held", "heldBytes", "inFlight", "arrived")},
         "sinceLast": min(one["sinceLast"], other["sinceLast"]),
+        "service": _add_service(one["service"], other["service"]),
+    }
+
+
+def _add_service(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: one[name] + other[name] for name in ("finished", "met", "missed")},
+        "reading": join_shares((one["reading"], other["reading"])),
+        **{name: add_counts((one[name], other[name])) for name in ("firstToken", "perToken")},
     }
 
 

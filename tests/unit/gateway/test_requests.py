@@ -86,12 +86,13 @@ class TestFallback:
         assert (body["model"], body["seed"]) == ("small", 1.5)
         demand = await world.demand()
         assert demand["sequence"] > before
-        assert demand["models"]["team-a/llama"] | {"sinceLast": 0} == {
+        assert demand["models"]["team-a/llama"] | {"sinceLast": 0, "service": {}} == {
             "held": 0,
             "heldBytes": 0,
             "inFlight": 0,
             "arrived": 1,
             "sinceLast": 0,
+            "service": {},
         }
 
     async def test_a_model_that_is_up_answers_for_itself(self, world: World) -> None:
