@@ -155,6 +155,10 @@ async def test_demand_is_summed_and_news_of_any_process_is_news() -> None:
     assert second.sequence > first.sequence
     assert find_woken(second, first) == (key,)
     assert (third.models[key].held, third.models[key].arrived, third.sequence) == (8, 8, 8)
+    service = third.models[key].service
+    assert (service.finished, service.met, service.missed, service.first_token) == (8, 8, 0, {80: 8})
+    # Both say a half: their odds are even, and add up.
+    assert service.reading == pytest.approx(2 / 3)
 
 
 async def test_demand_begins_anew_when_a_process_does() -> None:
