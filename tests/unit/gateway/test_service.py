@@ -296,7 +296,8 @@ class TestLearning:
                 "uid": "llama",
                 "creationTimestamp": "2026-01-01T00:00:00Z",
             },
-            "spec": {"model": {"source": "hf://org/model"}, "scaling": {"minReplicas": 1}},
+            # No engine here is as quick, so that the least load is one that tells.
+            "spec": {"model": {"source": "hf://org/model"}, "slo": {"timePerOutputToken": "1ms"}},
         }
     )
 
@@ -324,19 +325,19 @@ class TestLearning:
         async with AsyncExitStack() as stack:
             worlds = [await stack.enter_async_context(running(pod_name=f"gateway-{number}")) for number in range(2)]
             for world in worlds:
-                await serve(world, late(first=0.01, between=0.02))
+                await serve(world, late(first=0.01, between=0.02), slo={"timePerOutputToken": "1ms"})
             decision = await self.watch(worlds, looks=40)
             learnt = decision.history.knowledge
             assert learnt is not None
             assert learnt.is_known
             assert learnt.slow == pytest.approx(0.6, rel=0.05)
-            assert learnt.service.met == learnt.service.finished == 240
+            assert (learnt.service.met, learnt.service.missed, learnt.service.finished) == (80, 160, 240)
             need = find_need(learnt, Scene(learnt.at, ready=1, held=0), cold_start=None)
             assert need is not None
-            assert need.lasting * learnt.capacity == pytest.approx(0.6 * (1 + learnt.margin), rel=0.1)
+            assert need.lasting * learnt.capacity >= 0.6
 
             worlds[0] = await stack.enter_async_context(running(pod_name="gateway-2"))
-            await serve(worlds[0], late(first=0.01, between=0.02))
+            await serve(worlds[0], late(first=0.01, between=0.02), slo={"timePerOutputToken": "1ms"})
             decision = await self.watch(worlds, looks=3, before=decision)
 
         again = decision.history.knowledge
