@@ -240,9 +240,9 @@ class LLMDeploymentSpec(ApiModel):
         SloSpec,
         Field(
             description=(
-                "How quick answers are to be. Where gateways say how requests fare and scaling.target.inFlight says "
-                "nothing, Lull learns how many requests a replica carries within it, and scales by that. Gateways of "
-                "this version do not say it; lull simulate does."
+                "How quick answers are to be. Gateways count which are (lull_gateway_slo_requests_total), and where "
+                "scaling.target.inFlight says nothing, Lull learns from that how many requests a replica carries "
+                "within it, and scales by that. Immediate."
             )
         ),
     ] = SloSpec()

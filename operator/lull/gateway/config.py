@@ -16,6 +16,7 @@ from lull.api.base import ServedName  # noqa: TC001  pydantic reads it
 from lull.api.keys import KEY_ID_PATTERN, KeyEntry
 from lull.api.llmdeployment import Key, LLMDeployment, render_validation_error
 from lull.api.requests import RequestsSpec, RouteSpec
+from lull.api.scaling import SloSpec
 from lull.api.spec import LLMDeploymentSpec, QueueSpec
 from lull.api.status import LLMDeploymentStatus
 from lull.core.documents import Document, Finding, Severity, find_yaml_error, parse_documents, render_path
@@ -152,6 +153,7 @@ class _ModelGiven(_Given):
     adapters: Annotated[list[ServedName], Field(max_length=512)] = []
     max_num_seqs: Annotated[int | None, Field(ge=1, le=65536)] = None
     queue: QueueSpec = QueueSpec()
+    slo: SloSpec = SloSpec()
     requests: RequestsSpec = RequestsSpec()
     fallback: Annotated[list[ServedName], Field(max_length=4)] = []
     routes: Annotated[list[RouteSpec], Field(max_length=4)] = []
@@ -240,6 +242,7 @@ def _build_model(given: _ModelGiven) -> Model:
             "engine": {"maxNumSeqs": given.max_num_seqs},
             "adapters": {"items": [{"name": name, "source": _PLACEHOLDER} for name in given.adapters]},
             "queue": given.queue,
+            "slo": given.slo,
             "requests": given.requests,
             "fallback": given.fallback,
             "routes": given.routes,

@@ -29,6 +29,7 @@ models:
   adapters: [sql, poems]
   maxNumSeqs: 16
   queue: {maxHeld: 10, holdFor: 2m}
+  slo: {timeToFirstToken: 2s}
 - name: org/embedder-v1.5
   endpoints: [http://127.0.0.1:8002]
 """
@@ -48,6 +49,7 @@ def test_a_model_is_what_its_llmdeployment_would_be() -> None:
     assert model.adapter_names == ("sql", "poems")
     assert slots(model) == 32
     assert (build_limits(model).max_held, build_limits(model).hold_seconds) == (10, 120)
+    assert (build_limits(model).slo_first_token, build_limits(model).slo_per_token) == (2, 0.1)
 
 
 def test_an_engine_is_a_host_and_a_port() -> None:
