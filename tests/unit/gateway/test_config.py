@@ -29,9 +29,9 @@ models:
   adapters: [sql, poems]
   maxNumSeqs: 16
   queue: {maxHeld: 10, holdFor: 2m}
-  slo: {timeToFirstToken: 2s}
 - name: org/embedder-v1.5
   endpoints: [http://127.0.0.1:8002]
+  slo: {timeToFirstToken: 2s}
 """
 
 
@@ -42,14 +42,14 @@ def findings(text: str) -> list[str]:
 
 
 def test_a_model_is_what_its_llmdeployment_would_be() -> None:
-    model = parse_config(FILE).models[0].deployment
+    model, other = (one.deployment for one in parse_config(FILE).models)
 
     assert model.key == Key("standalone", "llama")
     assert model.served_names == ("llama", "chat")
     assert model.adapter_names == ("sql", "poems")
     assert slots(model) == 32
     assert (build_limits(model).max_held, build_limits(model).hold_seconds) == (10, 120)
-    assert (build_limits(model).slo_first_token, build_limits(model).slo_per_token) == (2, 0.1)
+    assert (build_limits(other).slo_first_token, build_limits(other).slo_per_token) == (2, 0.1)
 
 
 def test_an_engine_is_a_host_and_a_port() -> None:
