@@ -241,4 +241,4 @@ def test_check_fails_with_the_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["gateway", "--config", str(tmp_path / "lull.yaml"), "--check"])
 
     assert result.exit_code == 1
-    assert f"{tmp_path}/lull.yaml:12: error: key: is not known here" in result.output
+    assert f"{tmp_path}/lull.yaml:13: error: key: is not known here" in result.output
