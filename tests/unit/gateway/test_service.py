@@ -81,7 +81,7 @@ async def test_answers_within_the_slo_meet_it(world: World) -> None:
 
     assert verdict(service) == (3, 3, 0)
     assert sum(service.first_token.values()) == 2
-    assert sum(service.per_token.values()) == 3
+    assert sum(service.per_token.values()) == 2
     assert counted["slo_requests_total", "llama", NAMESPACE, "met"] == 3
     assert counted["slo_requests_total", "llama", NAMESPACE, "missed"] == 0
 
@@ -122,7 +122,9 @@ async def test_a_whole_answer_may_take_as_long_as_its_tokens_in_a_stream(world: 
     service = await tell(world)
 
     assert verdict(service) == (1, met, 1 - met)
+    # What it took is no time of a token: an engine may be quick, and have many waiting.
     assert not service.first_token
+    assert not service.per_token
 
 
 async def test_time_in_line_counts_to_the_first_token(world: World) -> None:
