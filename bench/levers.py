@@ -79,6 +79,8 @@ STATES: Final = (
     State("image", has_image=True, has_weights=False),
     State("image and weights", has_image=True, has_weights=True),
 )
+LEAST_SAVED: Final = (30.0, 10.0, 50.0)
+"""Per cent of the bare node's time, for each of the other states."""
 
 
 def measure() -> list[Claim]:
@@ -89,14 +91,20 @@ def measure() -> list[Claim]:
         with install(["lull", "engine-sim"], values=[hub]) as installation:
             if not isinstance(installation.cluster, LocalCluster):
                 raise ClusterError("bench levers needs the local cluster: unset LULL_CLUSTER.")
-            took = asyncio.run(_measure(installation, Registry(registry, archive), hub))
+            try:
+                took = asyncio.run(_measure(installation, Registry(registry, archive), hub))
+            finally:
+                # The registry goes, and what asks for its image with it.
+                helm_install(installation.cluster, installation.images["lull"])
     medians = {state: percentile(seconds, 50) for state, seconds in took.items()}
     bare = medians[STATES[0]]
     return [
         *(Claim(f"wake → first byte, node has {one.name}, p50", medians[one], None, "s", ROUNDS) for one in STATES),
         *(
-            Claim(f"  saved where it has {one.name}", 1 - medians[one] / bare, 0.0, "of it", ROUNDS, at_least=True)
-            for one in STATES[1:]
+            Claim(
+                f"  saved where it has {one.name}", 100 * (1 - medians[one] / bare), least, "%", ROUNDS, at_least=True
+            )
+            for one, least in zip(STATES[1:], LEAST_SAVED, strict=True)
         ),
     ]
 
