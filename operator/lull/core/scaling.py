@@ -189,7 +189,8 @@ def decide(
         knowledge=_learn(policy, demand, replicas, known, now),
     )
     idle = _is_idle(policy, demand, replicas, known, now)
-    wish = _wish(policy, demand, replicas, known, now)
+    # What was learnt of the last hour keeps nobody awake for whom nobody has asked since.
+    wish = _Wish(0, 0, None) if idle else _wish(policy, demand, replicas, known, now)
     least = 0 if idle else 1
     recommended, kept = bounds.clamp(max(wish.up, least)), bounds.clamp(max(wish.keep, least))
     known = _remember(policy, known, Recommendation(now, recommended), kept=min(kept, recommended))

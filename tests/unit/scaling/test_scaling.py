@@ -364,6 +364,23 @@ def test_scales_by_what_replicas_were_seen_to_carry() -> None:
     assert "requests/s per replica, of which" in decision.message
 
 
+@pytest.mark.parametrize(("seconds", "held"), [(300, 0), (1, 5)])
+def test_sleeps_once_idle_whatever_was_learnt(seconds: int, held: int) -> None:
+    """Neither the load of the last hour nor a wait of the last minute makes idleAfter longer."""
+    history, service = carry(4.0, kv_usage=0.85, ready_count=4, seconds=seconds)
+    hasty = replace(LEARNING, idle_after=10.0)
+    last = float(seconds)
+    load = replace(asked(held=held, last=last), service=service)
+    history = decide(hasty, load, ready(4), history=history, now=last, wall=0.0).history
+
+    quiet = replace(asked(last=last), service=service)
+    soon = decide(hasty, quiet, ready(4), history=history, now=last + 9, wall=0.0)
+    idle = decide(hasty, quiet, ready(4), history=soon.history, now=last + 11, wall=0.0)
+
+    assert soon.replicas > 0
+    assert (idle.replicas, idle.reason) == (0, ScalingReason.IDLE)
+
+
 def test_target_in_flight_is_not_second_guessed() -> None:
     history, service = carry(4.0, kv_usage=0.85, ready_count=4)
 
