@@ -58,14 +58,21 @@ async def main() -> None:
                 news.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), float(query.get("wait", "0")))
-            model = {"held": held, "heldBytes": held, "inFlight": 0, "arrived": served, "sinceLast": 1.0}
-            model["service"] = {
+            service = {
                 "finished": served,
                 "met": served,
                 "missed": 0,
                 "reading": 0.5,
                 "firstToken": {"80": served},
                 "perToken": {},
+            }
+            model = {
+                "held": held,
+                "heldBytes": held,
+                "inFlight": 0,
+                "arrived": served,
+                "sinceLast": 1.0,
+                "service": service,
             }
             answer(writer, 200, json.dumps({"boot": boot, "sequence": held, "models": {"ns/llama": model}}))
         elif target.path == "/readyz" and stopping.is_set():
