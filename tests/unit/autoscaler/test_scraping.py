@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -75,7 +76,7 @@ def replica(name: str, engine: MeteredEngine, *, ready: bool = True, age: float 
 
 
 @asynccontextmanager
-async def reading(**spec: object) -> AsyncIterator[tuple[Scene, Scraper]]:
+async def reading(**spec: Any) -> AsyncIterator[tuple[Scene, Scraper]]:
     async with AsyncExitStack() as stack:
         scene = await stack.enter_async_context(scaling(**spec))
         client = await stack.enter_async_context(http.connect())
