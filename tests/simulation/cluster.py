@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -37,6 +37,8 @@ QUEUE, IN_FLIGHT = 1, 4
 """The targets; a replica serves as many at a time as the second says."""
 SLEEPY = 20.0
 COLD_START = 12.0
+WAKE = 30.0
+"""Longest time from a request to the first replica: an operator that is gone, answers that are late, and a tick."""
 SCALING: dict[str, Any] = {
     "minReplicas": 0,
     "maxReplicas": MOST,
@@ -173,14 +175,23 @@ class Cluster:
         for gateway in self.gateways:
             gateway.is_troubled = is_troubled
 
-    async def serve(self, loads: Sequence[Load]) -> None:
-        """Let the operator run while demand goes through these, and then stop it."""
+    @asynccontextmanager
+    async def operated(self) -> AsyncIterator[None]:
+        """The cluster at work, with an operator."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._control()), group.create_task(self._operate())]
-            for load in loads:
-                await self._apply(load)
+            yield
             for task in tasks:
                 task.cancel()
+
+    def crash(self) -> None:
+        """End the operator, whatever it does."""
+        self._crash.set()
+
+    async def serve(self, *loads: Load) -> None:
+        """Let demand go through these."""
+        for load in loads:
+            await self._apply(load)
 
     async def _apply(self, load: Load) -> None:
         until = clock.monotonic() + load.seconds
@@ -191,9 +202,13 @@ class Cluster:
         if load.is_glimpse:
             await asyncio.sleep(0.1)
             self.load = Load(load.seconds, 0)
+        woken = 0
         while clock.monotonic() < until:
             self._spread()
+            woken = max(woken, self.replicas)
             await asyncio.sleep(0.5)
+        if load.is_glimpse and load.seconds > WAKE and not woken:
+            self.violations.append(f"never woke for whoever came and left before {until}")
 
     def _spread(self) -> None:
         """Gateways give ready engines what these can take, and hold the rest."""
@@ -203,9 +218,9 @@ class Cluster:
             given = min(wanted, room)
             room -= given
             gateway.change(wanted - given, given, arrived=1 if given else 0)
-        # Of an engine that is not there nobody can ask past the gateways.
-        is_asked = self.load.requests > 0
-        self.asked_at = (self.asked_at or clock.monotonic()) if is_asked else None
+        self.asked_at = (self.asked_at or clock.monotonic()) if self.load.requests else None
+        if self.asked_at is not None and not self.replicas and clock.monotonic() - self.asked_at > WAKE:
+            self.violations.append(f"at zero with demand since {self.asked_at}, at {clock.monotonic()}")
 
     async def _control(self) -> None:
         """What Kubernetes does: pods that come, load, become ready and go."""
