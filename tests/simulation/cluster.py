@@ -144,8 +144,8 @@ class Cluster:
         """The write of the operator, of which each counts twice, before and after, at which it ends."""
         self.writes = 0
         self.crashed = 0
-        self.asked_at: float | None = None
-        """Since when somebody has been asking."""
+        self._forsaken_at: float | None = None
+        """Since when somebody has been asking what has no replicas."""
         self._names = iter(range(10**6))
         self._born: dict[str, float] = {}
         self._crash = asyncio.Event()
@@ -196,10 +196,8 @@ class Cluster:
     async def _apply(self, load: Load) -> None:
         until = clock.monotonic() + load.seconds
         self.load = load
-        for number, gateway in enumerate(self.gateways):
-            come = len(range(number, load.requests, len(self.gateways)))
-            gateway.change(gateway.held + come, gateway.in_flight, arrived=come)
         if load.is_glimpse:
+            self._spread()
             await asyncio.sleep(0.1)
             self.load = Load(load.seconds, 0)
         woken = 0
@@ -207,7 +205,7 @@ class Cluster:
             self._spread()
             woken = max(woken, self.replicas)
             await asyncio.sleep(0.5)
-        if load.is_glimpse and load.seconds > WAKE and not woken:
+        if load.is_glimpse and load.requests and load.seconds > WAKE and not woken:
             self.violations.append(f"never woke for whoever came and left before {until}")
 
     def _spread(self) -> None:
@@ -217,10 +215,11 @@ class Cluster:
             wanted = len(range(number, self.load.requests, len(self.gateways)))
             given = min(wanted, room)
             room -= given
-            gateway.change(wanted - given, given, arrived=1 if given else 0)
-        self.asked_at = (self.asked_at or clock.monotonic()) if self.load.requests else None
-        if self.asked_at is not None and not self.replicas and clock.monotonic() - self.asked_at > WAKE:
-            self.violations.append(f"at zero with demand since {self.asked_at}, at {clock.monotonic()}")
+            gateway.change(wanted - given, given, arrived=1 if wanted else 0)
+        is_forsaken = self.load.requests > 0 and not self.replicas
+        self._forsaken_at = (self._forsaken_at or clock.monotonic()) if is_forsaken else None
+        if self._forsaken_at is not None and clock.monotonic() - self._forsaken_at > WAKE:
+            self.violations.append(f"at zero with demand since {self._forsaken_at}, at {clock.monotonic()}")
 
     async def _control(self) -> None:
         """What Kubernetes does: pods that come, load, become ready and go."""

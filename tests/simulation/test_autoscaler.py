@@ -96,7 +96,8 @@ def test_goes_its_course_where_nothing_is_wrong() -> None:
     cluster = run(lambda: follow_course(None), 1)
 
     assert cluster.violations == []
-    assert [(write.before, write.replicas) for write in cluster.ours] == [(0, 0), (0, 3), (3, 1), (1, 0), (0, 1), (1, 2)]
+    # At first sight it takes the count over.
+    assert [write.replicas for write in cluster.ours] == [0, 3, 1, 0, 2]
     assert cluster.writes <= CRASHES[-1]
 
 
@@ -230,11 +231,12 @@ def test_does_not_follow_noise(seed: int) -> None:
     async def main() -> None:
         cluster, chance = Cluster(seed), Random(seed)
         async with cluster.operated():
-            await cluster.serve(Load(60, 10))
-            for _ in range(60):
-                await cluster.serve(Load(2, chance.randrange(5, 13)))
+            await cluster.serve(Load(60, 12))
+            for _ in range(15):
+                # Of each window, there is a moment that needs all of them.
+                await cluster.serve(*(Load(2, chance.randrange(1, 13)) for _ in range(5)), Load(2, 12))
 
             assert cluster.violations == []
-            assert [*list_turns(since(cluster, 120))] == []
+            assert since(cluster, 180) == []
 
     run(main, seed)
