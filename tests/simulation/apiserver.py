@@ -38,8 +38,8 @@ class ApiServer:
     chance: Random
     is_troubled: bool = False
     """Whether watches are late, repeat events and end."""
-    on_write: Callable[[str], Awaitable[None]] | None = None
-    """Called as `before` and `after` each write of the operator: it may never return."""
+    on_write: Callable[[str, str], Awaitable[None]] | None = None
+    """Called with `before` and `after`, and the path, of each write of the operator: it may never return."""
     scales: list[Write] = field(default_factory=list)
     events: int = 0
     _objects: dict[str, dict[str, Manifest]] = field(default_factory=dict)
@@ -78,12 +78,14 @@ class ApiServer:
         if before == replicas and fields == workload["metadata"]["managedFields"]:
             return workload
         metadata = {**workload["metadata"], "managedFields": fields}
-        return self.put(collection, {**workload, "metadata": metadata, "spec": {**workload["spec"], "replicas": replicas}})
+        return self.put(
+            collection, {**workload, "metadata": metadata, "spec": {**workload["spec"], "replicas": replicas}}
+        )
 
     async def write(self, path: str, query: dict[str, str], body: Manifest) -> tuple[int, Manifest]:
         """A write of the operator."""
         if self.on_write is not None:
-            await self.on_write("before")
+            await self.on_write("before", path)
         if path.endswith("/scale"):
             written = self.scale(path.removesuffix("/scale"), body["spec"]["replicas"], manager=query["fieldManager"])
         else:
@@ -91,7 +93,7 @@ class ApiServer:
             self.events += 1
             written = body
         if self.on_write is not None:
-            await self.on_write("after")
+            await self.on_write("after", path)
         return 200, written
 
     def read(self, path: str) -> tuple[int, Manifest]:

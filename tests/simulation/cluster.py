@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -36,7 +36,9 @@ MOST = 6
 QUEUE, IN_FLIGHT = 1, 4
 """The targets; a replica serves as many at a time as the second says."""
 SLEEPY = 20.0
-COLD_START = 12.0
+WINDOW = 15.0
+COLD_START = 25.0
+"""Longer than the window: what loads is kept for a reason of its own."""
 WAKE = 30.0
 """Longest time from a request to the first replica: an operator that is gone, answers that are late, and a tick."""
 SCALING: dict[str, Any] = {
@@ -44,7 +46,7 @@ SCALING: dict[str, Any] = {
     "maxReplicas": MOST,
     "target": {"queueLength": QUEUE, "inFlight": IN_FLIGHT},
     "idleAfter": f"{SLEEPY:g}s",
-    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
+    "behavior": {"scaleDown": {"stabilizationWindowSeconds": int(WINDOW)}},
 }
 OPERATOR = "lull-autoscaler"
 
@@ -83,7 +85,7 @@ class Gateway:
         self.arrived, self.last_at = 0, None
         self.change(0, 0)
 
-    async def answer(self, query: httpx.QueryParams) -> httpx.Response:
+    async def answer(self, query: Mapping[str, str]) -> bytes:
         if self.lie == "away":
             raise httpx.ConnectError("away")
         if "after" in query and (int(query["after"]), query["boot"]) == (self.sequence, self.boot):
@@ -100,7 +102,7 @@ class Gateway:
             elif trouble < 0.4 and self._before:
                 content = self._before
         self._before = content
-        return httpx.Response(200, content=content)
+        return content
 
     def _render(self) -> bytes:
         if self.lie == "garbage":
@@ -150,6 +152,8 @@ class Cluster:
         self._born: dict[str, float] = {}
         self._crash = asyncio.Event()
         self._wanted: int | None = None
+        """What the operator that runs wrote last."""
+        self._began = 0.0
         self.api.on_write = self._on_write
         written = manifest(name="m", scaling=SCALING if scaling is None else scaling)
         self.api.put(LLMDEPLOYMENTS, {**written, "metadata": {**written["metadata"], "uid": UID}})
@@ -257,49 +261,72 @@ class Cluster:
 
     async def _run_operator(self) -> None:
         settings = OperatorSettings(namespace="lull-system", engine_tick_seconds=2.0)
-        async with httpx.AsyncClient(transport=_Transport(self)) as client:
-            app = assemble(settings, self.api.connect(), Http(client))
-            await _lead(app, settings)
+        self._began = clock.monotonic()
+        self._wanted = None
+        await _lead(assemble(settings, self.api.connect(), Http(cast("httpx.AsyncClient", _Client(self)))), settings)
 
-    async def _on_write(self, moment: str) -> None:
+    async def _on_write(self, moment: str, path: str) -> None:
         self.writes += 1
-        if moment == "after":
-            self._judge(self.api.scales[-1] if self.api.scales else None)
+        if moment == "after" and path.endswith("/scale"):
+            self._judge(self.api.scales[-1])
         if self.writes == self.crash_at:
             self._crash.set()
             await asyncio.get_running_loop().create_future()
 
-    def _judge(self, write: Write | None) -> None:
-        """What no write may ever do."""
-        if write is None or write.manager != OPERATOR or write.at != clock.monotonic():
-            return
+    def _judge(self, write: Write) -> None:
+        """What no write may ever do; most of it can be told while nobody else writes."""
         before, self._wanted = self._wanted, write.replicas
-        if not 0 <= write.replicas <= MOST:
-            self.violations.append(f"out of bounds: {write}")
+        others = [one for one in self.api.scales[:-1] if one.manager != OPERATOR]
         loading = len(self.api.list(PODS)) - len(self.ready)
-        if before is not None and write.replicas < before and loading:
-            self.violations.append(f"down while {loading} load: {write}")
+        is_first = len(self.ours) == 1
+        is_ours = not others
+        broken = {
+            "out of bounds": not 0 <= write.replicas <= MOST,
+            "down while some load": is_ours
+            and loading
+            and write.replicas < (write.before if before is None else before),
+            "down just after a start": is_ours
+            and 0 < write.replicas < write.before
+            and write.at - self._began < WINDOW,
+            "written for nothing": is_ours and write.replicas == write.before and not is_first,
+        }
+        self.violations += [f"{law}: {write}" for law, is_broken in broken.items() if is_broken]
 
-    async def answer(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.host
-        if request.url.path == "/demand":
-            number = int(host.rpartition(".")[2])
-            return await self.gateways[number].answer(request.url.params)
+    async def answer(self, url: str, query: Mapping[str, str]) -> bytes:
+        """What a gateway or an engine says; httpx.HTTPError where nobody does."""
+        host, _, path = url.removeprefix("http://").partition("/")
+        host = host.partition(":")[0]
+        if path == "demand":
+            return await self.gateways[int(host.rpartition(".")[2])].answer(query)
         ready = self.ready
         served = sum(gateway.in_flight for gateway in self.gateways) + self.load.past
         mine = [pod["status"]["podIP"] for pod in ready]
         if host not in mine:
             raise httpx.ConnectError("gone")
         running = len(range(mine.index(host), served, len(mine)))
-        return httpx.Response(200, text=f"vllm:num_requests_running {running}\nvllm:num_requests_waiting 0\n")
+        return f"vllm:num_requests_running {running}\nvllm:num_requests_waiting 0\n".encode()
 
 
-class _Transport(httpx.AsyncBaseTransport):
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+@dataclass(frozen=True)
+class _Response:
+    content: bytes
+    status_code: int = 200
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._cluster.answer(request)
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        yield self.content
+
+
+@dataclass(frozen=True)
+class _Client:
+    """As much of a client as `Http` uses."""
+
+    cluster: Cluster
+
+    @asynccontextmanager
+    async def stream(
+        self, _method: str, url: str, *, params: Mapping[str, str] | None, **_: object
+    ) -> AsyncIterator[_Response]:
+        yield _Response(await self.cluster.answer(url, params or {}))
 
 
 async def _lead(app: App, settings: OperatorSettings) -> None:
