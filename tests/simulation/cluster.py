@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import Any, cast
 
@@ -136,10 +137,10 @@ class Load:
 class Cluster:
     """What there is, whoever looks at it."""
 
-    def __init__(self, seed: int, *, replicas: int = 0, scaling: dict[str, Any] | None = None) -> None:
-        self.chance = Random(seed)  # noqa: S311  no secret
-        self.api = ApiServer(Random(seed + 1))  # noqa: S311
-        self.gateways = [Gateway(name, Random(seed + 2)) for name in ("gateway-0", "gateway-1")]  # noqa: S311
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.api = ApiServer(Random(seed + 1))
+        self.gateways = [Gateway(name, Random(seed + 2)) for name in ("gateway-0", "gateway-1")]
         self.load = Load(0.0, 0)
         self.violations: list[str] = []
         self.crash_at: int | None = None
@@ -155,9 +156,9 @@ class Cluster:
         """What the operator that runs wrote last."""
         self._began = 0.0
         self.api.on_write = self._on_write
-        written = manifest(name="m", scaling=SCALING if scaling is None else scaling)
+        written = manifest(name="m", scaling=SCALING)
         self.api.put(LLMDEPLOYMENTS, {**written, "metadata": {**written["metadata"], "uid": UID}})
-        self.api.put(WORKLOADS, _workload(replicas))
+        self.api.put(WORKLOADS, _workload())
         self.api.put(SLICES, _slice(self.gateways))
 
     @property
@@ -351,7 +352,7 @@ async def _lead(app: App, settings: OperatorSettings) -> None:
 def list_turns(writes: Sequence[Write]) -> Iterator[tuple[Write, Write]]:
     """Writes of which one takes back what the one before it did."""
     steps = [write for write in writes if write.before != write.replicas]
-    for one, other in zip(steps, steps[1:], strict=False):
+    for one, other in pairwise(steps):
         if (one.replicas > one.before) != (other.replicas > other.before):
             yield one, other
 
@@ -361,7 +362,7 @@ def _is_ready(pod: Manifest) -> bool:
     return status == "True"
 
 
-def _workload(replicas: int) -> Manifest:
+def _workload() -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -373,7 +374,7 @@ def _workload(replicas: int) -> Manifest:
             "ownerReferences": [{"controller": True, "uid": UID}],
             "managedFields": [],
         },
-        "spec": {"replicas": replicas, "selector": {"matchLabels": LABELS}},
+        "spec": {"replicas": 0, "selector": {"matchLabels": LABELS}},
     }
 
 
