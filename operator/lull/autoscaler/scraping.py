@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.core.adapters import parse_replicas
-from lull.core.bypassing import KEPT_SECONDS, Look, merge_engines, remember
+from lull.core.bypassing import KEPT_SECONDS, Finding, Look, assess, merge_engines, remember
 from lull.core.enginemetrics import parse_metrics
 from lull.doors import clock, metrics
 from lull.doors.http import Unreachable
@@ -44,12 +44,14 @@ class Scraper:
         self._pause = pause
         self._stale_after = max(stale_after, _STALE_ROUNDS * pause)
         self._looks: dict[Key, tuple[Look, ...]] = {}
+        self._findings: dict[Key, Finding | None] = {}
+        """Of the looks: they are a matter of seconds, and are asked for at every tick."""
         self._slots = asyncio.Semaphore(ENGINES_AT_ONCE)
         self._silent: frozenset[str] = frozenset()
 
     def merge(self, key: Key, demand: Demand | None, *, ready: int, now: float) -> Demand | None:
         """Demand of one LLMDeployment with what its engines say of it."""
-        return merge_engines(demand, self._looks.get(key, ()), ready=ready, now=now, stale_after=self._stale_after)
+        return merge_engines(demand, self._findings.get(key), ready=ready, now=now, stale_after=self._stale_after)
 
     async def run(self) -> None:
         """Look for ever."""
@@ -66,7 +68,8 @@ class Scraper:
         async with asyncio.TaskGroup() as group:
             for key, replicas in awake.items():
                 group.create_task(self._look_at(key, replicas, silent))
-        self._looks = {key: looks for key, looks in self._looks.items() if key in awake}
+        for gone in self._looks.keys() - awake.keys():
+            del self._looks[gone], self._findings[gone]
         self._silent = frozenset(silent)
 
     def _list_ready(self, key: Key) -> tuple[Replica, ...]:
@@ -96,7 +99,8 @@ class Scraper:
         gateways = count_in_flight()
         look = Look(clock.monotonic(), engines, in_flight, gateways)
         span = max(KEPT_SECONDS, _STALE_ROUNDS * self._pause)
-        self._looks[key] = remember(self._looks.get(key, ()), look, span=span)
+        looks = self._looks[key] = remember(self._looks.get(key, ()), look, span=span)
+        self._findings[key] = assess(looks)
 
     async def _ask(self, replica: Replica, process: str, silent: set[str]) -> EngineSample | None:
         """The engine's load; None where it does not say."""

@@ -48,14 +48,45 @@ class Look:
     """What gateways said at the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What looks tell."""
+
+    since: float
+    """When the first of those that had to agree was."""
+    surplus: int
+    """Requests at engines, and at no gateway."""
+    last_request_at: float | None
+    """Of those that came past the gateways."""
+    queued: int | None
+    """At the engines that work; None where none does."""
+    usages: tuple[float, ...]
+    """Of the caches of those that say it."""
+
+
 def remember(looks: Sequence[Look], look: Look, *, span: float = KEPT_SECONDS) -> tuple[Look, ...]:
     """The looks of the last while, oldest first."""
     kept = (*(one for one in looks if look.at - one.at <= span), look)
     return kept[-KEPT_LOOKS:]
 
 
+def assess(looks: Sequence[Look]) -> Finding | None:
+    """What the last looks tell together; None before there are enough of them."""
+    if len(looks) < _LOOKS:
+        return None
+    stuck, share = _find_stuck(looks), _find_share(looks)
+    working = [one for process, one in looks[-1].engines.items() if not one.is_asleep and process not in stuck]
+    return Finding(
+        since=looks[-_LOOKS].at,
+        surplus=min(_count_surplus(look, share, stuck) for look in looks[-_LOOKS:]),
+        last_request_at=_find_last(looks),
+        queued=sum(one.waiting for one in working) if working else None,
+        usages=tuple(one.kv_usage for one in working if one.kv_usage is not None),
+    )
+
+
 def merge_engines(
-    demand: Demand | None, looks: Sequence[Look], *, ready: int, now: float, stale_after: float
+    demand: Demand | None, finding: Finding | None, *, ready: int, now: float, stale_after: float
 ) -> Demand | None:
     """Demand with what engines say of it; engines that are silent add nothing.
 
@@ -63,26 +94,16 @@ def merge_engines(
     """
     if demand is None or not ready:
         return demand
-    fresh = [look for look in looks if now - look.at <= stale_after]
-    if len(fresh) < _LOOKS:
+    if finding is None or now - finding.since > stale_after:
         return replace(demand, complete=False)
-    stuck = _find_stuck(looks)
-    share = _find_share(looks)
-    surplus = min(_count_surplus(look, share, stuck) for look in fresh[-_LOOKS:])
-    last = max(
-        (at for at in (demand.last_request_at, _find_last(looks)) if at is not None),
-        default=None,
-    )
-    merged = replace(demand, waiting=demand.waiting + surplus, last_request_at=last)
-    working = [one for process, one in fresh[-1].engines.items() if not one.is_asleep and process not in stuck]
-    if merged.service is None or not working:
-        return merged
-    usages = [one.kv_usage for one in working if one.kv_usage is not None]
-    service = replace(merged.service, queued=sum(one.waiting for one in working))
-    if len(usages) * 2 >= ready:
+    last = max((at for at in (demand.last_request_at, finding.last_request_at) if at is not None), default=None)
+    service = demand.service
+    if service is not None and finding.queued is not None:
+        service = replace(service, queued=finding.queued)
+    if service is not None and finding.usages and len(finding.usages) * 2 >= ready:
         # Fewer than half of them say little of the others.
-        service = replace(service, kv_usage=sum(usages) / len(usages))
-    return replace(merged, service=service)
+        service = replace(service, kv_usage=sum(finding.usages) / len(finding.usages))
+    return replace(demand, waiting=demand.waiting + finding.surplus, last_request_at=last, service=service)
 
 
 def _count_surplus(look: Look, share: float, stuck: Collection[str]) -> int:

@@ -49,7 +49,12 @@ def parse_metrics(content: bytes) -> EngineSample:
     if len(content) > MOST_BYTES:
         raise ValueError(f"{len(content)} bytes of metrics, over {MOST_BYTES}")
     families: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, quoted, number in _LINE.findall(content.decode()):
+    for line in content.decode().split("\n"):
+        # Before any pattern, which would take ten times as long for a page.
+        found = _LINE.match(line) if line.startswith(_NAMES) else None
+        if found is None:
+            continue
+        name, quoted, number = found.groups(default="")
         labels = dict(_LABEL.findall(quoted))
         if all(wanted(labels.get(label, "")) for label, wanted in _WANTED.get(name, {}).items()):
             part = labels.get("engine", "")
@@ -114,9 +119,7 @@ _MOST_USAGE: Final = 1.01
 
 _NAMES: Final = (*_RUNNING, *_WAITING, _SWAPPED, *_KV_USAGE, *_AWAKE, *_FINISHED, *_WRITTEN, *_READ, *_ANSWERED)
 _QUOTED: Final = r'"(?:[^"\\\n]|\\.)*"'
-_LINE: Final = re.compile(
-    rf'^({"|".join(map(re.escape, _NAMES))})(?:\{{((?:[^"{{}}\n]|{_QUOTED})*)\}})?[ \t]+([^\s#]+)', re.MULTILINE
-)
+_LINE: Final = re.compile(rf'({"|".join(map(re.escape, _NAMES))})(?:\{{((?:[^"{{}}\n]|{_QUOTED})*)\}})?[ \t]+([^\s#]+)')
 _LABEL: Final = re.compile(r'(\w+)[ \t]*=[ \t]*"((?:[^"\\\n]|\\.)*)"')
 
 

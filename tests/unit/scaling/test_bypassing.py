@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lull.core.bypassing import KEPT_LOOKS, Look, merge_engines, remember
+from lull.core.bypassing import KEPT_LOOKS, Look, assess, merge_engines, remember
 from lull.core.enginemetrics import EngineSample
 from lull.core.signals import Demand, Service
 
@@ -34,7 +34,8 @@ def busy(running: int, waiting: int = 0, *, tokens: int | None = None, **counts:
 
 
 def merge(*looks: Look, demand: Demand | None = NOTHING, ready: int = 1, now: float | None = None) -> Demand:
-    merged = merge_engines(demand, looks, ready=ready, now=looks[-1].at if now is None else now, stale_after=15.0)
+    at = looks[-1].at if now is None else now
+    merged = merge_engines(demand, assess(looks), ready=ready, now=at, stale_after=15.0)
     assert merged is not None
     return merged
 
@@ -156,7 +157,7 @@ def test_is_not_complete_before_two_looks_at_engines_that_are_ready() -> None:
 
 
 def merge_complete(looks: Sequence[Look], *, ready: int) -> bool:
-    merged = merge_engines(NOTHING, looks, ready=ready, now=5.0, stale_after=15.0)
+    merged = merge_engines(NOTHING, assess(looks), ready=ready, now=5.0, stale_after=15.0)
     assert merged is not None
     return merged.complete
 
@@ -168,7 +169,7 @@ def test_old_looks_do_not_count() -> None:
 
 
 def test_no_demand_stays_none() -> None:
-    assert merge_engines(None, (look(0.0, busy(3)),) * 2, ready=1, now=0.0, stale_after=15.0) is None
+    assert merge_engines(None, assess((look(0.0, busy(3)),) * 2), ready=1, now=0.0, stale_after=15.0) is None
 
 
 def test_says_how_engines_fare() -> None:
