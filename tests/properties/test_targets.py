@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from lull.core.signals import Demand
 from tests.properties.test_scaling import MONDAY, counts, demand, loads, most, outcomes, policies
 
 WEEK = 7 * 86400
-Course = list[Demand | None]
+Course = Sequence[Demand | None]
 
 
 def follow(policy: Policy, course: Course, *, asked: int = 0, start: int = 0, loading: int = 0) -> list[Decision]:
@@ -121,6 +122,6 @@ def test_where_it_settles_does_not_depend_on_what_was(
     free = plain(policy, window=5)
     rest: Course = [demand(held, in_flight)] * (int(policy.idle_after) + 10)
 
-    settled = follow(free, [demand(*one) for one in load] + rest)[-1].replicas
+    settled = follow(free, [*(demand(*one) for one in load), *rest])[-1].replicas
 
     assert settled == follow(free, rest)[-1].replicas
