@@ -37,8 +37,8 @@ fmt: setup ## Format, and mend what can be mended
 	@$(RUN) ruff check --fix-only
 	@$(RUN) ruff format
 
-unit: setup ## Run unit, golden and property tests (seconds, no cluster)
-	@$(PYTEST) -n 3 tests/unit tests/golden tests/properties tests/hostile tests/test_house_rules.py
+unit: setup ## Run unit, golden, property and simulation tests (no cluster)
+	@$(PYTEST) -n 3 tests/unit tests/golden tests/properties tests/simulation tests/hostile tests/test_house_rules.py
 
 fuzz: setup ## Look for bytes that break a parser, for minutes; SEED=n repeats a run
 	@echo "seed $(SEED)"

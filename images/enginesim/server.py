@@ -58,6 +58,8 @@ class Sequence:
     request: Request
     arrivals: "asyncio.Queue[tuple[int, Token | None]]"
     timeline: Timeline | None = None
+    counted: int = 0
+    """Of its tokens, those that the metrics have."""
 
 
 class Server:
@@ -599,7 +601,7 @@ class Server:
         count("vllm:prompt_tokens_total", timeline.request.prompt_tokens)
         count("vllm:prompt_tokens_by_source_total", timeline.request.prompt_tokens, source="local_compute")
         count("vllm:prefix_cache_queries_total", timeline.request.prompt_tokens)
-        count("vllm:generation_tokens_total", timeline.generated)
+        self._count_generated(sequence, timeline)
         count("vllm:num_preemptions_total", timeline.preemptions)
         if timeline.scheduled is None or timeline.first is None or timeline.last is None:
             return
@@ -746,7 +748,15 @@ class Server:
 
     # ------------------------------------------------------------------ metrics
 
+    def _count_generated(self, sequence: Sequence, timeline: Timeline) -> None:
+        """Count what is written as it is written: vLLM does so with each step."""
+        self.metrics.add("vllm:generation_tokens_total", timeline.generated - sequence.counted)
+        sequence.counted = timeline.generated
+
     def _set_gauges(self) -> None:
+        for sequence in self._sequences.values():
+            if sequence.timeline is not None:
+                self._count_generated(sequence, sequence.timeline)
         gauges = self.engine.gauges()
         show = self.metrics.set
         show("vllm:num_requests_running", gauges.running)

@@ -72,6 +72,9 @@ class OperatorSettings(_Settings):
     lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15.0
     tick_seconds: Annotated[float, Field(ge=0.1, le=60, description="Pause between looks at demand.")] = 1.0
     stale_seconds: Annotated[float, Field(ge=1, le=600, description="Age at which a signal no longer counts.")] = 10.0
+    engine_tick_seconds: Annotated[
+        float, Field(ge=1, le=60, description="Pause between looks at the engines' own metrics.")
+    ] = 5.0
     resync_seconds: Annotated[float, Field(ge=10, le=3600, description="Every object is reconciled this often.")] = (
         300.0
     )

@@ -59,6 +59,7 @@ OTHERS: dict[str, Any] = {
     "operator.acceleratorPrices": {"NVIDIA-L4": 0.81, "*": 4},
     "operator.tickSeconds": 0.5,
     "operator.staleSeconds": 20,
+    "operator.engineTickSeconds": 2.5,
     "operator.resyncSeconds": 60,
     "operator.leaseSeconds": 5,
     "operator.podDisruptionBudget.maxUnavailable": 0,

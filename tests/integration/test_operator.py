@@ -107,6 +107,7 @@ async def running(kube: Kube, namespace: str, *, name: str = "operator-a") -> As
         admin_port=free_port(),
         tick_seconds=0.5,
         stale_seconds=2,
+        engine_tick_seconds=1,
     )
     stop = asyncio.Event()
     async with httpx.AsyncClient(transport=ToLoopback(), trust_env=False) as client:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lull.api.llmdeployment import Key, LLMDeployment, Manifest
     from lull.api.scaling import ScalingSpec
     from lull.autoscaler.collecting import Collector, Timing
+    from lull.autoscaler.scraping import Scraper
     from lull.core.budget import Cap, Spending
     from lull.core.schedules import Floor
     from lull.core.signals import Demand
@@ -92,8 +93,9 @@ class Autoscaler:
         timing: Timing,
         on_decision: Callable[[Key], None],
         prices: Mapping[str, float] | None = None,
+        scraper: Scraper | None = None,
     ) -> None:
-        """`prices`: of an accelerator-hour by product, for budgets."""
+        """`prices`: of an accelerator-hour by product, for budgets. `scraper`: None where engines are not asked."""
         self._kube = kube
         self._store = store
         self._collector = collector
@@ -101,6 +103,7 @@ class Autoscaler:
         self._timing = timing
         self._on_decision = on_decision
         self._prices = prices or {}
+        self._scraper = scraper
         self._known: dict[Key, _Known] = {}
 
     def view(self, deployment: LLMDeployment) -> ScalingView:
@@ -129,7 +132,7 @@ class Autoscaler:
         known = self._recall(deployment)
         asked = _recall_shares(known.shares, deployment, workloads, owned)
         counts = _count(deployment, self._store.list_pods(key), asked=asked, now=now)
-        demand = self._collector.sum_demand(key, now)
+        demand = self._sum_demand(key, counts, now)
         known, cap = self._count_cost(deployment, known, counts)
         policy = _build_policy(deployment, cap)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
@@ -141,6 +144,10 @@ class Autoscaler:
         # What sleeps is woken by news; only a schedule, or silence of the gateways, has to be looked for.
         is_asleep = demand is not None and decision.replicas == counts.asked == counts.ready + counts.loading == 0
         return self._timing.tick * (_ASLEEP_TICKS if is_asleep else 1)
+
+    def _sum_demand(self, key: Key, counts: ReplicaCounts, now: float) -> Demand | None:
+        demand = self._collector.sum_demand(key, now)
+        return demand if self._scraper is None else self._scraper.merge(key, demand, ready=counts.ready, now=now)
 
     async def _write(
         self, key: Key, workloads: Mapping[str, Manifest], divided: Split, before: Mapping[str, _Share], now: float
@@ -228,6 +235,7 @@ class Autoscaler:
         if demand is not None:
             metrics.DEMAND.labels(key.namespace, key.name, "held").set(demand.held)
             metrics.DEMAND.labels(key.namespace, key.name, "in_flight").set(demand.in_flight)
+            metrics.DEMAND.labels(key.namespace, key.name, "waiting").set(demand.waiting)
         if (decisions, decision.replicas, view) != (known.decisions, known.desired, known.view):
             self._on_decision(key)
 

@@ -14,6 +14,7 @@ import uvloop
 from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
 from lull.autoscaler.loop import Autoscaler
+from lull.autoscaler.scraping import Scraper
 from lull.controller import handlers
 from lull.controller.claims import Claims
 from lull.controller.queue import KeyedQueue
@@ -54,6 +55,7 @@ class App:
     claims: Claims
     recorder: Recorder
     collector: Collector
+    scraper: Scraper
     autoscaler: Autoscaler
     decisions: KeyedQueue
     reconciler: Reconciler
@@ -68,6 +70,13 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     timing = Timing(tick=settings.tick_seconds, stale_after=settings.stale_seconds)
     reconciles, decisions = KeyedQueue("controller", settle_seconds=_SETTLE_SECONDS), KeyedQueue("autoscaler")
     collector = Collector(client, timing=timing, on_news=decisions.add)
+    scraper = Scraper(
+        client,
+        store=store,
+        collector=collector,
+        pause=settings.engine_tick_seconds,
+        stale_after=settings.stale_seconds,
+    )
     autoscaler = Autoscaler(
         connection,
         store=store,
@@ -76,6 +85,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         timing=timing,
         on_decision=reconciles.add,
         prices=parse_prices(settings.accelerator_prices),
+        scraper=scraper,
     )
     claims = Claims(store, reconciles.add)
     residence = Residence(client, store=store, find_conflicts=claims.find_adapter_conflicts, on_change=reconciles.add)
@@ -104,6 +114,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         claims,
         recorder,
         collector,
+        scraper,
         autoscaler,
         decisions,
         reconciler,
@@ -158,6 +169,7 @@ async def _lead(
     # its start, would wait for ever for one that comes later.
     await app.store.wait_synced()
     app.claims.judge()
+    group.create_task(app.scraper.run())
     workers = settings.concurrent_reconciles
     group.create_task(app.decisions.run(app.autoscaler.scale, workers=workers, on_alive=health.beat))
     group.create_task(app.placements.run(app.residence.settle, workers=workers, on_alive=health.beat))

@@ -454,7 +454,7 @@ def _explain(policy: Policy, bounds: _Bounds, load: _Load, reason: ScalingReason
             begins = f" begins in {render_duration(bounds.floor.begins_in)} and" if bounds.floor.begins_in else ""
             why = f'{asked}; the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}){begins} keeps {bounds.least}'
         case ScalingReason.SIGNAL_MISSING:
-            why = f"{asked}, but not every gateway was heard"
+            why = f"{asked}, but not every gateway and engine was heard"
         case _:
             why = f"{asked} for {target}"
     return why

@@ -84,7 +84,7 @@ class Demand:
     held: int
     in_flight: int
     waiting: int
-    """Requests queued in the engines that did not come through a gateway."""
+    """At the engines, running ones included, and at no gateway."""
     last_request_at: float | None
     complete: bool
     """Whether every gateway was heard. Where not, there may be more demand, never less."""

@@ -63,6 +63,7 @@ class Http:
 @asynccontextmanager
 async def connect() -> AsyncIterator[Http]:
     """A client that goes straight to pods: no proxy of the environment, no redirects."""
-    limits = httpx.Limits(max_connections=200, max_keepalive_connections=100, keepalive_expiry=60)
+    # vLLM closes what was idle for 5 s: a connection that is about that old may be gone by the time it is used.
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=100, keepalive_expiry=3)
     async with httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client:
         yield Http(client)

@@ -45,7 +45,7 @@ DESIRED_REPLICAS: Final = Gauge(
 READY_REPLICAS: Final = Gauge("lull_ready_replicas", "Replicas that are ready.", ["namespace", "name"])
 DEMAND: Final = Gauge(
     "lull_demand_requests",
-    "Requests over all gateways as the autoscaler knows them, by state: held or in_flight.",
+    "Requests as the autoscaler knows them, by state: held or in_flight at gateways, waiting where none had them.",
     ["namespace", "name", "state"],
 )
 DECISIONS: Final = Counter("lull_decisions_total", "Decisions that changed a replica count, by reason.", ["reason"])
@@ -57,6 +57,11 @@ ADAPTER_MOVES: Final = Counter(
 SIGNAL_AGE: Final = Gauge("lull_signal_age_seconds", "Age of the oldest gateway's last answer.")
 GATEWAYS: Final = Gauge("lull_gateways", "Gateways that are polled for demand.")
 POLLS: Final = Counter("lull_demand_polls_total", "Polls of gateways by result: ok or failed.", ["result"])
+ENGINE_READS: Final = Counter(
+    "lull_engine_reads_total",
+    "Looks at the metrics of engines by result: ok, unreachable or unreadable.",
+    ["result"],
+)
 
 
 def render() -> bytes:
