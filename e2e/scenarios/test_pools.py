@@ -42,7 +42,8 @@ async def pools(lab: Lab, name: str) -> dict[str, int]:
 
 
 async def test_the_base_is_on_demand_and_the_rest_on_spot(lab: Lab) -> None:
-    scaling = {"target": {"inFlight": 3}, "maxReplicas": 3}
+    # Idle for long enough that the one replica can be seen before it goes.
+    scaling = {"target": {"inFlight": 3}, "maxReplicas": 3, "idleAfter": "20s"}
     await lab.apply(sim_deployment(lab.installation, "mixed", scaling=scaling, placement=SPOT_FIRST))
     await lab.until_condition("mixed", "Ready", "True", "ScaledToZero")
 
