@@ -10,7 +10,7 @@ import pytest
 
 from e2e.lab import SYSTEM, helm, helm_install, sim_deployment
 from e2e.scenarios.clients import ask, load
-from e2e.scenarios.conftest import HUB
+from e2e.scenarios.conftest import VALUES
 from lull.api import names
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ async def test_uninstall_leaves_nothing(lab: Lab) -> None:
         cluster_wide = await asyncio.to_thread(get, "clusterroles,clusterrolebindings")
         crd = await asyncio.to_thread(get, "crd", f"{names.PLURAL}.{names.GROUP}")
     finally:
-        await asyncio.to_thread(helm_install, system.cluster, system.images["lull"], [f"hub.endpoint={HUB}"])
+        await asyncio.to_thread(helm_install, system.cluster, system.images["lull"], VALUES)
 
     assert [line for line in cluster_wide if "lull" in line] == []
     assert crd  # crds.keep: the LLMDeployments outlive the release until the user deletes the CRD
