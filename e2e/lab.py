@@ -193,14 +193,14 @@ class Lab:
             response.raise_for_status()
             return await response.json(content_type=None)
 
-    async def until_asked(self, name: str, *, in_flight: int = 0, held: int = 0) -> None:
-        """Wait until the gateways have so many requests for an LLMDeployment, or more."""
+    async def until_asked(self, name: str, count: int) -> None:
+        """Wait until the gateways have so many requests for an LLMDeployment, held or in flight."""
 
         async def check() -> bool:
             counts = (await self.demand()).get(f"{self.namespace}/{name}", {"held": 0, "inFlight": 0})
-            return bool(counts["held"] >= held and counts["inFlight"] >= in_flight)
+            return bool(counts["held"] + counts["inFlight"] >= count)
 
-        await self.until(f"{name}: {in_flight} in flight, {held} held", check, every=0.1)
+        await self.until(f"{name}: {count} requests at the gateways", check, every=0.1)
 
     async def kill(self, component: str) -> None:
         """End every pod of one part of Lull at once, as a crash would."""

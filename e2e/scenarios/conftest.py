@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HUB_NAMESPACE = "hub"
 HUB = f"http://hub.{HUB_NAMESPACE}.svc.cluster.local:8080"
-PRICE = 0.5
+PRICE = 2
 """Of an hour of one of the cluster's GPUs."""
 VALUES = (f"hub.endpoint={HUB}", f"operator.acceleratorPrices.NVIDIA-L4={PRICE}")
 """What the chart is told."""

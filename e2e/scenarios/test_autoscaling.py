@@ -127,7 +127,7 @@ async def test_replicas_are_held_while_the_gateways_demand_is_not_heard(lab: Lab
             await lab.until_condition("loaded", "ScalingActive", "False", "MetricsUnavailable")
             # Silence is no sign of idleness, and no sign of load.
             request = asyncio.create_task(ask(lab, "asleep"))
-            await lab.until_asked("asleep", held=1)
+            await lab.until_asked("asleep", 1)
             said = await lab.until_condition("asleep", "ScalingActive", "False", "MetricsUnavailable")
             gateways = await lab.kube.list(PODS, namespace=SYSTEM, labels=f"{names.LABEL_COMPONENT}=gateway")
             assert [pod["metadata"]["name"] in said["message"] for pod in gateways.items] == [True] * len(
@@ -168,7 +168,7 @@ async def test_a_pace_a_shadow_and_a_budget_under_the_same_burst(lab: Lab) -> No
         outcomes = [await loads.enter_async_context(load(lab, model, clients=24, tokens=TOKENS)) for model in models]
         await lab.until_replicas("paced", 4)
         would = await lab.until("shadowed: four are recorded", lambda: _find(lab, "shadowed", to=4))
-        await lab.until_asked("budgeted", held=12)
+        await lab.until_asked("budgeted", 20)
         assert [await lab.replicas(model) for model in models] == [4, 1, 1]
 
         await _scale_by(lab, "shadowed", mode="Active")

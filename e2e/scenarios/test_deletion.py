@@ -64,7 +64,7 @@ async def test_delete_while_serving(lab: Lab) -> None:
     )
     await lab.until_replicas("server", 2)
     requests = [asyncio.create_task(ask(lab, "server", tokens=60)) for _ in range(4)]
-    await lab.until_asked("server", in_flight=4)
+    await lab.until_asked("server", 4)
 
     await lab.kubectl("delete", "llm", "server", "--timeout=20s")
 

@@ -147,7 +147,7 @@ async def test_engine_that_dies_before_the_first_byte_costs_no_request(lab: Lab)
     before = (await lab.pods("silent"))[0]["metadata"]["name"]
 
     request = asyncio.create_task(ask(lab, "silent", tokens=2))
-    await lab.until_asked("silent", in_flight=1)
+    await lab.until_asked("silent", 1)
     await lab.kubectl("delete", "pod", before, "--force", "--grace-period=0")
 
     async def replaced() -> bool:
@@ -171,7 +171,7 @@ async def test_scale_down_lets_streams_finish(lab: Lab) -> None:
     await lab.until_replicas("drained", 2)
 
     streams = [asyncio.create_task(ask(lab, "drained", tokens=60)) for _ in range(4)]
-    await lab.until_asked("drained", in_flight=4)
+    await lab.until_asked("drained", 4)
     await lab.kubectl("scale", "llm/drained", "--replicas=1")
 
     assert len(await asyncio.gather(*streams)) == 4

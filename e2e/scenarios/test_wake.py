@@ -52,7 +52,7 @@ async def test_a_wake_up_outlives_the_client_that_caused_it(lab: Lab) -> None:
     await lab.until_condition("left", "Ready", "True", "ScaledToZero")
 
     request = asyncio.create_task(ask(lab, "left"))
-    await lab.until_asked("left", held=1)
+    await lab.until_asked("left", 1)
     request.cancel()
 
     await lab.until_replicas("left", 1)
