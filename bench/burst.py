@@ -37,6 +37,8 @@ MODELS: Final = 3
 SEATS: Final = 4
 """Requests that an engine works on at a time."""
 MOST: Final = 8
+STARTUP: Final = 2.0
+"""Seconds that an engine takes to start."""
 ANSWER_TOKENS: Final = 10
 """A second's worth."""
 LIMIT_MS: Final = 1500.0
@@ -69,8 +71,9 @@ class Burst:
     until_more: float
     """From the first request that waited to a count above one."""
     until_last: float
-    """To the last count before a further replica was ready."""
+    """To the last count before a further replica can have been ready."""
     asked_for: int
+    """That count."""
     hpa: tuple[float, ...]
     """What its rules would have taken to ask for more, at each phase."""
     keda: tuple[float, ...]
@@ -103,10 +106,10 @@ def measure() -> list[Claim]:
     with install(["lull", "engine-sim"]) as installation:
         bursts = asyncio.run(_measure(installation))
     return [
-        *_claim("Lull", [burst.until_more for burst in bursts], limit=LIMIT_MS),
-        *_claim("Lull, all before one is ready", [burst.until_last for burst in bursts]),
-        *_claim("HPA's rules", [took for burst in bursts for took in burst.hpa]),
-        *_claim("KEDA's rules", [took for burst in bursts for took in burst.keda]),
+        *_claim("by Lull", [burst.until_more for burst in bursts], limit=LIMIT_MS),
+        *_claim("by Lull, all at once", [burst.until_last for burst in bursts]),
+        *_claim("by the HPA's rules", [took for burst in bursts for took in burst.hpa]),
+        *_claim("by KEDA's rules", [took for burst in bursts for took in burst.keda]),
     ]
 
 
@@ -122,6 +125,25 @@ def find_rise(scaler: Scaler, moments: Sequence[Moment], *, since: float, phase:
             return at - since
         at += SYNC
     return _HORIZON
+
+
+def judge(workload: Workload, moments: Sequence[Moment], *, began: float) -> Burst:
+    """Put what was seen of one burst together."""
+    assert workload.second_at is not None
+    seen = [moment for moment in moments if moment.at < workload.second_at]
+    first = next(number for number, moment in enumerate(seen) if moment.waiting)
+    # Whoever waits came after the gateways had been asked the time before, when nobody did.
+    waiting_at = max(began, seen[first - 1].asked_at)
+    first_at, _ = workload.rises[0]
+    last_at, asked_for = [rise for rise in workload.rises if rise[0] < first_at + STARTUP][-1]
+    phases = [SYNC * (number + 0.5) / PHASES for number in range(PHASES)]
+    return Burst(
+        until_more=first_at - waiting_at,
+        until_last=last_at - waiting_at,
+        asked_for=asked_for,
+        hpa=tuple(find_rise(Hpa(most=MOST), seen, since=waiting_at, phase=phase) for phase in phases),
+        keda=tuple(find_rise(Keda(least=1, most=MOST), seen, since=waiting_at, phase=phase) for phase in phases),
+    )
 
 
 def _look(moment: Moment, at: float) -> View:
@@ -157,7 +179,7 @@ def _look(moment: Moment, at: float) -> View:
 def _claim(who: str, took: Sequence[float], *, limit: float | None = None) -> list[Claim]:
     return [
         Claim(
-            f"first waiting request → more replicas asked for, {who}, p{percent}",
+            f"first waiting request → replicas asked for {who}, p{percent}",
             percentile(took, percent) * 1000,
             limit if percent == 99 else None,
             "ms",
@@ -188,7 +210,7 @@ def _build(installation: Installation, model: str) -> Manifest:
     return sim_deployment(
         installation,
         model,
-        sim={"decode_tps": ANSWER_TOKENS},
+        sim={"decode_tps": ANSWER_TOKENS, "startup": STARTUP},
         engine={"maxNumSeqs": SEATS},
         scaling={
             "minReplicas": 1,
@@ -226,42 +248,27 @@ async def _burst(lab: Lab, model: str, workload: Workload) -> Burst:
         async def is_steady() -> bool:
             return steady.answered >= 2
 
+        async def is_sampled() -> bool:
+            return bool(moments)
+
         async def has_second() -> bool:
             return workload.second_at is not None
 
         await lab.until(f"{model}: the load before the burst", is_steady)
-        sampling = asyncio.create_task(_sample(lab, model, moments))
         workload.begin()
-        began = time.monotonic()
-        async with load(lab, model, clients=CLIENTS - 1, tokens=ANSWER_TOKENS):
-            await lab.until(f"{model}: a second replica is ready", has_second)
-        sampling.cancel()
-        await asyncio.gather(sampling, return_exceptions=True)
-    return _judge(workload, moments, began=began)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_sample(lab, model, workload, moments))
+            await lab.until(f"{model}: the gateways were asked before the burst", is_sampled)
+            began = time.monotonic()
+            async with load(lab, model, clients=CLIENTS - 1, tokens=ANSWER_TOKENS):
+                await lab.until(f"{model}: a second replica is ready", has_second)
+    return judge(workload, moments, began=began)
 
 
-async def _sample(lab: Lab, model: str, moments: list[Moment]) -> None:
-    while True:
+async def _sample(lab: Lab, model: str, workload: Workload, moments: list[Moment]) -> None:
+    """Ask the gateways until a second replica is ready."""
+    while workload.second_at is None:
         asked_at = time.monotonic()
         counts = (await lab.demand()).get(f"{lab.namespace}/{model}", {"held": 0, "inFlight": 0})
         moments.append(Moment(asked_at, time.monotonic(), counts["held"], counts["inFlight"]))
         await asyncio.sleep(_EVERY)
-
-
-def _judge(workload: Workload, moments: Sequence[Moment], *, began: float) -> Burst:
-    """Put what was seen of one burst together."""
-    assert workload.second_at is not None
-    seen = [moment for moment in moments if moment.at < workload.second_at]
-    first = next(number for number, moment in enumerate(seen) if moment.waiting)
-    # Whoever waits came after the gateways had been asked the time before, when nobody did.
-    waiting_at = max(began, seen[first - 1].asked_at) if first else began
-    rises = [(at, count) for at, count in workload.rises if at < workload.second_at]
-    last_at, asked_for = rises[-1]
-    phases = [SYNC * (number + 0.5) / PHASES for number in range(PHASES)]
-    return Burst(
-        until_more=rises[0][0] - waiting_at,
-        until_last=last_at - waiting_at,
-        asked_for=asked_for,
-        hpa=tuple(find_rise(Hpa(most=MOST), seen, since=waiting_at, phase=phase) for phase in phases),
-        keda=tuple(find_rise(Keda(least=1, most=MOST), seen, since=waiting_at, phase=phase) for phase in phases),
-    )
