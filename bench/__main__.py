@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from bench.claims import Claim, as_json, print_table
 from e2e.progress import say
 
-NAMES = ("wake", "burst", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
+NAMES = ("wake", "burst", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
 BUSY = 0.5
 """Load for each core from which on the machine is not quiet."""
 
