@@ -10,8 +10,11 @@ import sys
 from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
+from e2e.progress import say
 
-NAMES = ("wake", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
+NAMES = ("wake", "burst", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
+BUSY = 0.5
+"""Load for each core from which on the machine is not quiet."""
 
 
 def main() -> int:
@@ -30,6 +33,10 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
     load = os.getloadavg()[0]
+    if load > BUSY * (os.cpu_count() or 1):
+        say(
+            f"The machine is busy (load {load:.1f} on {os.cpu_count()} cores): figures that are timed tell of that, too."
+        )
     claims = [claim for name in arguments.names or NAMES for claim in _measure(name, arguments)]
     if arguments.json:
         print(json.dumps(as_json(claims, at=datetime.now(UTC).isoformat(timespec="seconds"), load=load), indent=1))

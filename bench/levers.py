@@ -255,7 +255,7 @@ def _digest(content: bytes) -> str:
 
 
 def _blob(described: dict[str, Any]) -> str:
-    return "blobs/" + described["digest"].replace(":", "/")
+    return "blobs/" + str(described["digest"]).replace(":", "/")
 
 
 def _read(archive: tarfile.TarFile, name: str) -> bytes:

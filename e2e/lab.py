@@ -36,6 +36,8 @@ SYSTEM: Final = "lull-system"
 RELEASE: Final = "lull"
 BIG_NODE: Final = "lull-worker"
 """The one node that carries engine-cpu's image."""
+PATIENCE: Final = 240.0
+"""Longest wait for a state, in seconds: what comes in seconds takes minutes where the machine has others to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,23 @@ class Lab:
             response.raise_for_status()
             return await response.json(content_type=None)
 
+    async def until_asked(self, name: str, count: int) -> None:
+        """Wait until the gateways have so many requests for an LLMDeployment, held or in flight."""
+
+        async def check() -> bool:
+            counts = (await self.demand()).get(f"{self.namespace}/{name}", {"held": 0, "inFlight": 0})
+            return bool(counts["held"] + counts["inFlight"] >= count)
+
+        await self.until(f"{name}: {count} requests at the gateways", check, every=0.1)
+
+    async def kill(self, component: str) -> None:
+        """End every pod of one part of Lull at once, as a crash would."""
+        await asyncio.to_thread(
+            self.installation.kubectl,
+            *("-n", SYSTEM, "delete", "pod", "-l", f"{names.LABEL_COMPONENT}={component}"),
+            *("--force", "--grace-period=0"),
+        )
+
     async def sim(self, pod: str, **settings: Any) -> None:
         """Change a running engine-sim's behaviour."""
         async with self.session.post(self._sim_url(pod) + "/config", json=settings) as response:
@@ -206,7 +225,7 @@ class Lab:
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:{names.PORT_ENGINE}/proxy/sim"
         return self.installation.proxy + path
 
-    async def until(self, what: str, check: Callable[[], Any], *, within: float = 120, every: float = 0.25) -> Any:
+    async def until(self, what: str, check: Callable[[], Any], *, within: float = PATIENCE, every: float = 0.25) -> Any:
         """Wait until an async check gives something true, and return it; AssertionError says what did not happen."""
         deadline = time.monotonic() + within
         last: Any = None
@@ -222,7 +241,7 @@ class Lab:
         raise AssertionError(f"{what}: not within {within:.0f} s (last: {last!r})\n{await self.describe()}")
 
     async def until_condition(
-        self, name: str, kind: str, status: str, reason: str = "", *, within: float = 120
+        self, name: str, kind: str, status: str, reason: str = "", *, within: float = PATIENCE
     ) -> Manifest:
         """Wait until a condition has this status, and this reason where one is given."""
 
@@ -234,7 +253,7 @@ class Lab:
         found: Manifest = await self.until(f"{name}: {kind}={status} {reason}", check, within=within)
         return found
 
-    async def until_replicas(self, name: str, count: int, *, ready: bool = True, within: float = 120) -> None:
+    async def until_replicas(self, name: str, count: int, *, ready: bool = True, within: float = PATIENCE) -> None:
         """Wait until exactly so many replicas exist, all of them ready unless told otherwise."""
 
         async def check() -> bool:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 HUB_NAMESPACE = "hub"
 HUB = f"http://hub.{HUB_NAMESPACE}.svc.cluster.local:8080"
+PRICE = 2
+"""Of an hour of one of the cluster's GPUs."""
+VALUES = (f"hub.endpoint={HUB}", f"operator.acceleratorPrices.NVIDIA-L4={PRICE}")
+"""What the chart is told."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
     """A cluster with Lull installed as a user would install it."""
-    with install(["lull", "engine-sim", "engine-cpu"], values=[f"hub.endpoint={HUB}"]) as installed:
+    with install(["lull", "engine-sim", "engine-cpu"], values=VALUES) as installed:
         yield installed
 
 

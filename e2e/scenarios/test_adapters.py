@@ -50,7 +50,7 @@ async def test_adapters_come_go_and_come_back_and_no_pod_restarts_for_it(lab: La
         return {one["name"]: one["readyReplicas"] for one in adapters} == {"fr": 2, "it": 2, "big": 0}
 
     # Ready is said of the replicas that are; one of the two may be younger.
-    await lab.until("both replicas have both adapters", everywhere, within=60)
+    await lab.until("both replicas have both adapters", everywhere)
     assert conditions(await lab.llm("base"))["AdaptersReady"]["reason"] == "AdapterFailed"
     with pytest.raises(openai.InternalServerError, match="rank 64"):
         await ask(lab, "big")
@@ -59,7 +59,7 @@ async def test_adapters_come_go_and_come_back_and_no_pod_restarts_for_it(lab: La
         loaded = [await _loaded(lab, pod["metadata"]["name"]) for pod in await lab.pods("base")]
         return all(names == {"base", "fr", "it"} for names in loaded)
 
-    await lab.until("engines have what is listed and nothing else", gone, within=30)
+    await lab.until("engines have what is listed and nothing else", gone)
     assert await _processes(lab, "base") == born
 
 
@@ -71,7 +71,7 @@ async def test_an_engine_that_dies_has_its_adapters_back_and_no_request_is_lost(
     before = await _processes(lab, "mortal")
 
     await _die(lab, pod["metadata"]["name"])
-    await lab.until("the engine runs again", lambda: _has_changed(lab, "mortal", before), within=60)
+    await lab.until("the engine runs again", lambda: _has_changed(lab, "mortal", before))
     answers = await asyncio.gather(*(ask(lab, "mortal_fr") for _ in range(3)))
 
     assert [answer.model for answer in answers] == ["mortal_fr"] * 3
@@ -134,7 +134,7 @@ async def _until_adapters(lab: Lab, name: str, **states: str) -> None:
         status = (await lab.llm(name))["status"]
         return {one["name"]: one["state"] for one in status.get("adapters", [])} == states
 
-    await lab.until(f"{name}: adapters {states}", check, within=240)
+    await lab.until(f"{name}: adapters {states}", check)
 
 
 async def _processes(lab: Lab, name: str) -> dict[str, int]:

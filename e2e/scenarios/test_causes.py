@@ -226,7 +226,7 @@ async def test_real_vllm_whose_engine_core_cannot_start_says_why(lab: Lab) -> No
     }
     await lab.apply(written)
 
-    condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory", within=120)
+    condition = await lab.until_condition("cramped", "Ready", "False", "EngineOutOfMemory")
 
     assert "No available memory for the cache blocks" in condition["message"]
     assert "spec.engine.gpuMemoryUtilization" in condition["message"]
@@ -240,7 +240,7 @@ async def test_an_event_says_each_cause_once_also_when_the_operator_starts_anew(
         events = await lab.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
         return [reason for reason in events.split() if reason == "ImagePullFailed"]
 
-    await lab.until("the Event is there", said, within=30)
+    await lab.until("the Event is there", said)
     await asyncio.to_thread(
         lab.installation.kubectl, "-n", "lull-system", "rollout", "restart", "deployment/lull-operator"
     )

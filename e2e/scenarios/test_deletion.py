@@ -10,7 +10,7 @@ import pytest
 
 from e2e.lab import SYSTEM, helm, helm_install, sim_deployment
 from e2e.scenarios.clients import ask, load
-from e2e.scenarios.conftest import HUB
+from e2e.scenarios.conftest import VALUES
 from lull.api import names
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def _nothing_left(lab: Lab, name: str) -> None:
         left = await lab.kubectl("get", CHILDREN, "-l", f"{names.LABEL_DEPLOYMENT}={name}", "-o", "name")
         return not left.strip()
 
-    await lab.until(f"nothing is left of {name}", gone, within=60)
+    await lab.until(f"nothing is left of {name}", gone)
 
 
 async def test_delete_while_asleep(lab: Lab) -> None:
@@ -53,10 +53,18 @@ async def test_delete_while_starting(lab: Lab) -> None:
 
 
 async def test_delete_while_serving(lab: Lab) -> None:
-    await lab.apply(sim_deployment(lab.installation, "server", scaling={"minReplicas": 2}))
+    await lab.apply(
+        sim_deployment(
+            lab.installation,
+            "server",
+            sim={"decode_tps": 10},
+            scaling={"minReplicas": 2},
+            rollout={"drain": "60s"},
+        )
+    )
     await lab.until_replicas("server", 2)
-    requests = [asyncio.create_task(ask(lab, "server", tokens=30)) for _ in range(4)]
-    await asyncio.sleep(0.5)
+    requests = [asyncio.create_task(ask(lab, "server", tokens=60)) for _ in range(4)]
+    await lab.until_asked("server", 4)
 
     await lab.kubectl("delete", "llm", "server", "--timeout=20s")
 
@@ -101,11 +109,11 @@ async def test_uninstall_leaves_nothing(lab: Lab) -> None:
 
     await asyncio.to_thread(helm, system.cluster, "uninstall", "lull", "--wait")
     try:
-        await lab.until("Lull's namespace is empty", is_empty, within=90)
+        await lab.until("Lull's namespace is empty", is_empty)
         cluster_wide = await asyncio.to_thread(get, "clusterroles,clusterrolebindings")
         crd = await asyncio.to_thread(get, "crd", f"{names.PLURAL}.{names.GROUP}")
     finally:
-        await asyncio.to_thread(helm_install, system.cluster, system.images["lull"], [f"hub.endpoint={HUB}"])
+        await asyncio.to_thread(helm_install, system.cluster, system.images["lull"], VALUES)
 
     assert [line for line in cluster_wide if "lull" in line] == []
     assert crd  # crds.keep: the LLMDeployments outlive the release until the user deletes the CRD

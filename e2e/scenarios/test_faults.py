@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from e2e.lab import SYSTEM, is_ready, sim_deployment
 from e2e.scenarios.clients import ask, load, stream
 from lull.api import names
@@ -28,7 +26,7 @@ async def test_operator_killed_in_the_middle_of_a_cold_start(lab: Lab) -> None:
 
     requests = [asyncio.create_task(ask(lab, "orphan")) for _ in range(5)]
     await lab.until_replicas("orphan", 1, ready=False)
-    await _kill(lab, "operator")
+    await lab.kill("operator")
     answers = await asyncio.gather(*requests)
 
     assert len(answers) == 5
@@ -39,7 +37,7 @@ async def test_operator_dead_when_the_request_comes(lab: Lab) -> None:
     await lab.apply(sim_deployment(lab.installation, "late"))
     await lab.until_condition("late", "Ready", "True", "ScaledToZero")
 
-    await _kill(lab, "operator")
+    await lab.kill("operator")
     answer = await ask(lab, "late")
 
     assert answer.choices[0].message.content
@@ -117,7 +115,7 @@ async def test_an_engine_that_fails_in_every_way_under_load(lab: Lab) -> None:
     sick = (await lab.pods("sick"))[0]["metadata"]["name"]
 
     async with load(lab, "sick", clients=CLIENTS, tokens=4, rate=RATE) as outcome:
-        await _kill(lab, "operator")
+        await lab.kill("operator")
         for failing, mended in (
             ({"fail_requests": 1_000_000}, {"fail_requests": 0}),
             ({"garbage": True}, {"garbage": False}),
@@ -147,7 +145,7 @@ async def test_engine_that_dies_before_the_first_byte_costs_no_request(lab: Lab)
     before = (await lab.pods("silent"))[0]["metadata"]["name"]
 
     request = asyncio.create_task(ask(lab, "silent", tokens=2))
-    await asyncio.sleep(1)
+    await lab.until_asked("silent", 1)
     await lab.kubectl("delete", "pod", before, "--force", "--grace-period=0")
 
     async def replaced() -> bool:
@@ -165,19 +163,19 @@ async def test_scale_down_lets_streams_finish(lab: Lab) -> None:
             "drained",
             sim={"decode_tps": 10},
             replicas=2,
+            rollout={"drain": "60s"},
         )
     )
     await lab.until_replicas("drained", 2)
 
     streams = [asyncio.create_task(ask(lab, "drained", tokens=60)) for _ in range(4)]
-    await asyncio.sleep(1.5)
+    await lab.until_asked("drained", 4)
     await lab.kubectl("scale", "llm/drained", "--replicas=1")
 
     assert len(await asyncio.gather(*streams)) == 4
     await lab.until_replicas("drained", 1)
 
 
-@pytest.mark.timeout(420)
 async def test_api_server_gone_for_two_minutes(lab: Lab) -> None:
     await lab.apply(sim_deployment(lab.installation, "blind", **QUICK, scaling={"minReplicas": 1, "maxReplicas": 2}))
     await lab.until_replicas("blind", 1)
@@ -192,7 +190,7 @@ async def test_api_server_gone_for_two_minutes(lab: Lab) -> None:
     assert outcome.failures == []
     assert outcome.broken == []
     await lab.apply(sim_deployment(lab.installation, "after"))
-    await lab.until_condition("after", "Ready", "True", "ScaledToZero", within=180)
+    await lab.until_condition("after", "Ready", "True", "ScaledToZero")
     assert await ask(lab, "after")
 
 
@@ -215,14 +213,5 @@ async def test_a_lost_node_costs_no_request_before_its_first_byte(lab: Lab) -> N
     print(outcome)
     assert outcome.failures == []
     assert outcome.answered > 100
-    await asyncio.to_thread(lab.installation.kubectl, "wait", "--for=condition=Ready", f"node/{node}", "--timeout=120s")
-    await lab.until_replicas("spotty", 6, within=180)
-
-
-async def _kill(lab: Lab, component: str) -> None:
-    """End every pod of one part of Lull at once, as a crash would."""
-    await asyncio.to_thread(
-        lab.installation.kubectl,
-        *("-n", SYSTEM, "delete", "pod", "-l", f"{names.LABEL_COMPONENT}={component}"),
-        *("--force", "--grace-period=0"),
-    )
+    await asyncio.to_thread(lab.installation.kubectl, "wait", "--for=condition=Ready", f"node/{node}", "--timeout=240s")
+    await lab.until_replicas("spotty", 6)

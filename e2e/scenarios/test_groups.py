@@ -37,8 +37,8 @@ async def test_nothing_is_half_built_without_leaderworkerset_and_all_of_it_once_
     assert [await _children(lab, "pair", kind) for kind in (SERVICES, NETWORK_POLICIES)] == [[], []]
 
     with lws_installed(lab.installation.cluster):
-        await lab.until_condition("pair", "SpecValid", "True", within=180)
-        await lab.until_condition("pair", "Ready", "True", "ScaledToZero", within=60)
+        await lab.until_condition("pair", "SpecValid", "True")
+        await lab.until_condition("pair", "Ready", "True", "ScaledToZero")
         answer = await ask(lab, "pair")
 
         assert answer.choices[0].message.content
@@ -148,7 +148,7 @@ async def _until_groups(lab: Lab, name: str, count: int) -> None:
         leaders = [pod for pod in members if _component(pod) == names.COMPONENT_ENGINE]
         return len(leaders) == count and len(members) == 2 * count and all(map(is_ready, members))
 
-    await lab.until(f"{name}: {count} groups", check, within=180)
+    await lab.until(f"{name}: {count} groups", check)
 
 
 async def _end(lab: Lab, pod: Manifest, script: str) -> None:

@@ -42,7 +42,8 @@ async def pools(lab: Lab, name: str) -> dict[str, int]:
 
 
 async def test_the_base_is_on_demand_and_the_rest_on_spot(lab: Lab) -> None:
-    scaling = {"target": {"inFlight": 3}, "maxReplicas": 3}
+    # Idle for long enough that the one replica can be seen before it goes.
+    scaling = {"target": {"inFlight": 3}, "maxReplicas": 3, "idleAfter": "20s"}
     await lab.apply(sim_deployment(lab.installation, "mixed", scaling=scaling, placement=SPOT_FIRST))
     await lab.until_condition("mixed", "Ready", "True", "ScaledToZero")
 
@@ -94,8 +95,12 @@ async def test_pools_may_come_and_go(lab: Lab) -> None:
     await lab.until("moving: what runs stays where it is", listed)
 
 
-async def test_a_horizontal_pod_autoscaler_may_set_the_replicas(lab: Lab) -> None:
-    await lab.apply(sim_deployment(lab.installation, "scaled", replicas=1, placement=SPOT_FIRST))
+async def test_a_horizontal_pod_autoscaler_may_set_the_replicas_and_lull_goes_on_when_it_is_gone(lab: Lab) -> None:
+    scaling = {"target": {"inFlight": 3}, "maxReplicas": 3}
+    slow = {"decode_tps": 10}
+    await lab.apply(
+        sim_deployment(lab.installation, "scaled", sim=slow, replicas=1, placement=SPOT_FIRST, scaling=scaling)
+    )
     await until_on(lab, "scaled", "on-demand")
     cpu: dict[str, Any] = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
 
@@ -125,3 +130,20 @@ async def test_a_horizontal_pod_autoscaler_may_set_the_replicas(lab: Lab) -> Non
     # It knows which pods to measure, and only lacks somebody who measures.
     assert found["ScalingActive"]["reason"] == "FailedGetResourceMetric"
     await lab.until_condition("scaled", "ScalingActive", "False", "Manual")
+
+    async with load(lab, "scaled", clients=12, tokens=10) as outcome:
+        await lab.until_asked("scaled", 10)
+        # Three are what Lull would have by now, and it is not asked; nor is whoever writes to a workload itself.
+        await lab.kubectl("scale", "deployment/scaled-spot", "--replicas=3")
+
+        async def put_right() -> bool:
+            return await lab.replicas("scaled") == 2
+
+        await lab.until("scaled: its workloads are put right", put_right)
+        await until_on(lab, "scaled", "on-demand", "spot")
+        await lab.kubectl("delete", "hpa", "scaled")
+        await lab.kubectl("patch", "llm/scaled", "--type=json", '-p=[{"op":"remove","path":"/spec/replicas"}]')
+        await lab.until_condition("scaled", "ScalingActive", "True", "Scaling")
+        await until_on(lab, "scaled", "on-demand", "spot", "spot")
+
+    assert outcome.failures == []

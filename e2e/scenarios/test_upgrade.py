@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from e2e.lab import RELEASE, ROOT, helm, helm_install, sim_deployment
 from e2e.scenarios.clients import ask, load
-from e2e.scenarios.conftest import HUB
+from e2e.scenarios.conftest import VALUES
 
 if TYPE_CHECKING:
     from e2e.lab import Installation, Lab
@@ -32,7 +32,7 @@ async def test_upgrade_from_the_previous_commit_under_load(lab: Lab, tmp_path: P
     installation = lab.installation
     previous = await asyncio.to_thread(find_previous, installation, tmp_path)
     # Another reference even where history holds no other image: it is part of what the operator writes into pods.
-    values = (f"hub.endpoint={HUB}", "image.registry=docker.io", "logLevel=debug")
+    values = (*VALUES, "image.registry=docker.io", "logLevel=debug")
     try:
         await asyncio.to_thread(install, installation, previous)
         await lab.apply(
@@ -59,9 +59,7 @@ async def test_upgrade_from_the_previous_commit_under_load(lab: Lab, tmp_path: P
         await lab.until_replicas("steady", 3)
         assert before.items() <= (await engines(lab)).items()
     finally:
-        await asyncio.to_thread(
-            helm_install, installation.cluster, installation.images["lull"], [f"hub.endpoint={HUB}"]
-        )
+        await asyncio.to_thread(helm_install, installation.cluster, installation.images["lull"], VALUES)
 
 
 def find_previous(installation: Installation, folder: Path) -> Version:
