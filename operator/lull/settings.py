@@ -62,8 +62,8 @@ class OperatorSettings(_Settings):
     )
     gateway_service: Annotated[str, Field(description="Name of the gateways' headless Service.")] = "lull-gateway-admin"
     prices_file: Annotated[
-        str, Field(description="YAML with prices of accelerators, read again when it changes; empty: none are known.")
-    ] = ""
+        str, Field(description="YAML with prices of accelerators, read again when it changes; none are known without.")
+    ] = "/etc/lull/prices/prices.yaml"
     lease_name: str = "lull-operator"
     lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15.0
     tick_seconds: Annotated[float, Field(ge=0.1, le=60, description="Pause between looks at demand.")] = 1.0

@@ -165,7 +165,9 @@ class LLMDeploymentStatus(ApiModel):
         CostStatus | None, Field(description="What replicas cost; absent where the operator knows no price.")
     ] = None
     learnt: Annotated[LearntStatus | None, Field(description="What was learnt of a replica.")] = None
-    wake: Annotated[str, Field(description="The annotation lull.dev/wake that was followed last.", max_length=64)] = ""
+    wake: Annotated[
+        str | None, Field(description="The annotation lull.dev/wake that was followed last.", max_length=64)
+    ] = None
     conditions: Annotated[
         list[Condition],
         Field(

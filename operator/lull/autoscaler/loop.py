@@ -349,7 +349,7 @@ def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None) -> 
 
 def _recall_kept(deployment: LLMDeployment) -> Kept:
     status = deployment.status
-    return Kept(status.cost, status.learnt, status.wake)
+    return Kept(status.cost, status.learnt, status.wake or "")
 
 
 def _recall_learnt(deployment: LLMDeployment, known: _Known, counts: ReplicaCounts, now: float) -> _Known:

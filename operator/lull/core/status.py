@@ -86,7 +86,7 @@ def summarize(
         decisions=list(scaling.decisions),
         cost=scaling.kept.cost,
         learnt=scaling.kept.learnt,
-        wake=scaling.kept.wake,
+        wake=scaling.kept.wake or None,
         conditions=[_date(verdict, deployment, now) for verdict in verdicts],
     ).model_dump(mode="json", by_alias=True, exclude_none=True)
 
