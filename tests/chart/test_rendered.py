@@ -129,7 +129,8 @@ def test_list_prices_have_their_source_and_date_and_ones_own_go_before_them(char
 
     assert all(price.source.startswith("AWS ") and price.at == "2026-07-20" for price in plain.accelerators.values())
     assert plain.accelerators["NVIDIA-L4"].amount == 0.8048
-    assert own.accelerators == plain.accelerators | {
+    assert own.accelerators == {
+        **plain.accelerators,
         "NVIDIA-L4": Price(0.5, "operator.acceleratorPrices"),
         "*": Price(4.0, "operator.acceleratorPrices"),
     }

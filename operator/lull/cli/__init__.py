@@ -396,4 +396,25 @@ def revoke_keys(
 
 def main() -> None:
     """Entry point of the console scripts: `lull`, and `kubectl-lull`, which kubectl runs as `kubectl lull`."""
-    app(prog_name="kubectl lull" if Path(sys.argv[0]).name == "kubectl-lull" else "lull")
+    program = "kubectl lull" if Path(sys.argv[0]).name == "kubectl-lull" else "lull"
+    *words, last = ("", *sys.argv[1:])
+    text = render_help(program, words[1:]) if last == "--help" else None
+    if text is None:
+        app(prog_name=program)
+    else:
+        print(text)
+
+
+def render_help(program: str, words: list[str]) -> str | None:
+    """The help of a command, as typer prints it; None where the words name none.
+
+    Typer itself would import all of pydantic to find out that `--help` is meant, which takes as long as everything else.
+    """
+    command = typer.main.get_command(app)
+    context = typer.Context(command, info_name=program)
+    for word in words:
+        found = command.get_command(context, word) if isinstance(command, typer.core.TyperGroup) else None
+        if found is None:
+            return None
+        command, context = found, typer.Context(found, info_name=word, parent=context)
+    return command.get_help(context)

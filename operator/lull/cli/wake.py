@@ -78,6 +78,8 @@ def _refuse(deployment: LLMDeployment) -> None:
         raise _Asleep(f"scaling.mode of {name} is Shadow, so Lull starts nothing: set it to Active")
     if spec.scaling.behavior.scale_up.select_policy is SelectPolicy.DISABLED:
         raise _Asleep(f"scaling.behavior.scaleUp of {name} is Disabled, so nothing is added: remove selectPolicy")
+    if parse_duration(spec.scaling.idle_after) == 0:
+        raise _Asleep(f"scaling.idleAfter of {name} is 0s, so it would fall asleep at once: set a longer one")
 
 
 def _annotate(seen: Manifest, wake: str) -> Manifest:
