@@ -15,7 +15,8 @@ COMMANDS = ["", "status", "why", "wake", "cost", "simulate", "keys", "keys creat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_says_what_typer_says(command: str) -> None:
+def test_says_what_typer_says(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     words = command.split()
 
     said = CliRunner().invoke(app, [*words, "--help"], prog_name="lull").stdout
