@@ -96,6 +96,8 @@ class _Known:
     """In the currency of `price`."""
     cap: Cap | None = None
     kept: Kept = NOTHING
+    told: Kept | None = None
+    """What was last told of it."""
     basis: tuple[int, str] = (-1, "")
     """Generation, and digest of what the knowledge in `history` is about."""
     woken_at: float | None = None
@@ -243,7 +245,6 @@ class Autoscaler:
             deployment, known, decision, missing_for=0.0 if missing_since is None else now - missing_since
         )
         learnt = update_learnt(known.kept.learnt, decision.history.knowledge, basis=known.basis[1], wall=clock.wall())
-        before = self._known.get(key)
         kept = replace(known.kept, learnt=learnt)
         decisions, proposed = known.decisions, decision.proposed
         if proposed not in {None, counts.asked, known.proposed}:
@@ -255,7 +256,9 @@ class Autoscaler:
             decisions = _record(decisions, decision, counts, to=decision.replicas, message=message)
             self._report(deployment, decision, message, counts)
         elif decision.reason is ScalingReason.AT_BUDGET is not known.reason:
-            self._recorder.record(deployment, ScaledReason.AT_BUDGET, decision.message, warning=True)
+            # In words that stay the same, so that they are not said again and again.
+            message = f"More replicas are wanted than scaling.budget pays for: {decision.replicas}."
+            self._recorder.record(deployment, ScaledReason.AT_BUDGET, message, warning=True)
         self._known[key] = replace(
             known,
             history=decision.history,
@@ -265,13 +268,13 @@ class Autoscaler:
             missing_since=missing_since,
             proposed=proposed,
             kept=kept,
+            told=kept,
             reason=decision.reason,
         )
         figures.publish(key, decision, demand, counts, figures.Money(known.cap, known.price, known.spending))
         if decision.reason is not known.reason:
             metrics.show(metrics.SCALING_REASON, decision.reason, *key)
-        said = (known.decisions, known.desired, known.view, before.kept if before is not None else None)
-        if (decisions, decision.replicas, view, kept) != said:
+        if (decisions, decision.replicas, view, kept) != (known.decisions, known.desired, known.view, known.told):
             self._on_decision(key)
 
     def _describe(
@@ -296,8 +299,8 @@ class Autoscaler:
         elif scaling.budget is not None and known.price is not None:
             amount = f"{known.price.amount:g} {known.price.currency}"
             words.append(f"The budget is kept at {amount} an hour for a replica, {known.price.words}.")
-            if decision.reason is ScalingReason.AT_BUDGET:
-                words.append(f"It pays for no more than {decision.replicas}.")
+            if known.cap is not None and known.cap.replicas < scaling.max_replicas:
+                words.append(f"It pays for {known.cap.replicas} at most.")
         if deployment.wake and not is_wake(deployment.wake):
             words.append(
                 f"The annotation {names.ANNOTATION_WAKE} is no time and wakes nothing: write for example "

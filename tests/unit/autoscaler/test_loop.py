@@ -630,9 +630,11 @@ async def test_says_at_what_price_the_budget_is_kept_and_that_it_is_reached() ->
         assert scene.scales() == []
         assert scene.autoscaler.view(stored(manifest(name="m"))).message == (
             "Lull keeps between 0 and 8 replicas. The budget is kept at 2 USD an hour for a replica, 1 x accelerator at 2 "
-            "(a list of 2026-07-20). It pays for no more than 2."
+            "(a list of 2026-07-20). It pays for 2 at most."
         )
-        assert [(one.reason, one.warning) for one in scene.recorded()] == [(ScaledReason.AT_BUDGET, True)]
+        assert [(one.reason, one.message) for one in scene.recorded()] == [
+            (ScaledReason.AT_BUDGET, "More replicas are wanted than scaling.budget pays for: 2.")
+        ]
 
 
 LEARNT = {"at": "2026-11-21T12:00:00Z", "capacity": "2.5", "margin": "0.40", "peak": "9", "evidence": "5m"}
