@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,8 @@ from lull.doors.kube import LLMDEPLOYMENTS
 
 if TYPE_CHECKING:
     from lull.doors.kube import Kube
+
+_WIDEST: Final = 400
 
 
 def run(name: str | None, *, namespace: str | None, everywhere: bool, context: str | None, output: str) -> int:
@@ -45,7 +47,7 @@ def run(name: str | None, *, namespace: str | None, everywhere: bool, context: s
 def _print(account: Account) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("NAMESPACE", "NAME"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in ("REPLICAS", "ACCELERATORS", "PER HOUR", account.month, "SHARE", "BUDGET"):
         table.add_column(title, justify="right", no_wrap=True)
     for bill in account.bills:
@@ -57,8 +59,9 @@ def _print(account: Account) -> None:
     for total in account.totals:
         figures = (str(total.replicas), str(total.accelerators), total.per_hour, total.this_month)
         table.add_row(f"total, {total.currency}", "", *figures, "", "", style="bold")
+    # Wide enough for any row: a name that is cut is none.
+    Console(width=_WIDEST, soft_wrap=True, highlight=False).print(table)
     console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
     for price in sorted({bill.price for bill in account.bills if bill.price}):
         console.print(f"A replica: {price}.", style="dim")
     unknown = ", ".join(f"{bill.namespace}/{bill.name}" for bill in account.bills if not bill.currency)
