@@ -61,13 +61,9 @@ class OperatorSettings(_Settings):
         "http://lull-gateway.lull-system.svc/v1"
     )
     gateway_service: Annotated[str, Field(description="Name of the gateways' headless Service.")] = "lull-gateway-admin"
-    accelerator_prices: Annotated[
-        str,
-        Field(
-            pattern=r"^( *[^=, ]+=[0-9.]+ *(,|$))*$",
-            description="Prices of an accelerator-hour for budgets: NVIDIA-L4=0.81,*=3.90, where * is any other product.",
-        ),
-    ] = ""
+    prices_file: Annotated[
+        str, Field(description="YAML with prices of accelerators, read again when it changes; none are known without.")
+    ] = "/etc/lull/prices/prices.yaml"
     lease_name: str = "lull-operator"
     lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15.0
     tick_seconds: Annotated[float, Field(ge=0.1, le=60, description="Pause between looks at demand.")] = 1.0

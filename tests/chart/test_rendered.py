@@ -9,6 +9,7 @@ import yaml
 
 from lull.api import names
 from lull.core.diagnosis import REQUIRED_ACCESS
+from lull.core.prices import Price, PriceList, parse_prices
 from lull.settings import GatewaySettings, OperatorSettings
 from tests.chart.conftest import CHART, ROOT
 from tests.chart.reading import container, environment, kinds, one, pod_specs, rules
@@ -105,6 +106,57 @@ def test_valkeys_password_stays_in_its_secret(chart: Chart) -> None:
         "name": "LULL_VALKEY_PASSWORD",
         "valueFrom": {"secretKeyRef": {"name": "valkey", "key": "password"}},
     }
+
+
+def test_whoever_may_edit_a_namespace_may_wake_its_models(chart: Chart, defaults: list[Manifest]) -> None:
+    view, edit = (one(defaults, "ClusterRole", f"lull-{name}") for name in ("view", "edit"))
+    aggregated = [
+        {key.rpartition("-")[2] for key in role["metadata"]["labels"] if "aggregate-to" in key} for role in (view, edit)
+    ]
+
+    assert rules(view) == {("lull.dev", "llmdeployments", verb) for verb in ("get", "list", "watch")}
+    assert ("lull.dev", "llmdeployments", "patch") in rules(edit)
+    assert aggregated == [{"view", "edit", "admin"}, {"edit", "admin"}]
+    assert "lull-edit" not in {each["metadata"]["name"] for each in chart.render({"rbac": {"aggregate": False}})}
+
+
+def prices(manifests: list[Manifest]) -> PriceList:
+    return parse_prices(one(manifests, "ConfigMap", "lull-prices")["data"]["prices.yaml"])
+
+
+def test_list_prices_have_their_source_and_date_and_ones_own_go_before_them(chart: Chart) -> None:
+    plain = prices(chart.render({}))
+    own = prices(chart.render({"operator": {"acceleratorPrices": {"NVIDIA-L4": 0.5, "*": 4}}}))
+
+    assert all(price.source.startswith("AWS ") and price.at == "2026-07-20" for price in plain.accelerators.values())
+    assert plain.accelerators["NVIDIA-L4"].amount == 0.8048
+    assert own.accelerators == {
+        **plain.accelerators,
+        "NVIDIA-L4": Price(0.5, "operator.acceleratorPrices"),
+        "*": Price(4.0, "operator.acceleratorPrices"),
+    }
+
+
+@pytest.mark.parametrize("values", [{"listPrices": False}, {"currency": "EUR"}])
+def test_list_prices_can_be_left_out_and_are_where_they_are_in_another_currency(
+    chart: Chart, values: dict[str, object]
+) -> None:
+    found = prices(chart.render({"operator": values}))
+
+    assert found.accelerators == {}
+    assert found.currency == values.get("currency", "USD")
+
+
+def test_the_operator_reads_the_prices_where_they_are_mounted(defaults: list[Manifest]) -> None:
+    (spec,) = (
+        each["spec"]["template"]["spec"]
+        for each in defaults
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == "lull-operator"
+    )
+    mount = next(each for each in container(defaults, "operator")["volumeMounts"] if each["name"] == "prices")
+
+    assert f"{mount['mountPath']}/prices.yaml" == environment(defaults, "operator")["LULL_PRICES_FILE"]
+    assert {"name": "prices", "configMap": {"name": "lull-prices"}} in spec["volumes"]
 
 
 def test_one_namespace_needs_no_rights_on_the_cluster(chart: Chart) -> None:

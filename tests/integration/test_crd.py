@@ -85,6 +85,15 @@ async def test_kubectl_shows_what_matters(apiserver: ApiServer, kube: Kube, name
             "accelerator": "1x NVIDIA-L4",
             "spot": "0/1",
             "adaptersSummary": "2/2",
+            "cost": {
+                "currency": "USD",
+                "perHour": "1.61",
+                "perReplica": "0.8048",
+                "month": "2026-11",
+                "thisMonth": "3.20",
+                "since": "2026-11-01T00:00:00Z",
+                "at": "2026-11-21T14:05:00Z",
+            },
             "url": "http://lull-gateway.lull-system.svc/v1",
             "conditions": [
                 {
@@ -109,12 +118,13 @@ async def test_kubectl_shows_what_matters(apiserver: ApiServer, kube: Kube, name
         "ACCELERATOR",
         "SPOT",
         "ADAPTERS",
+        "COST/H",
         "URL",
         "AGE",
     ]
     assert row.startswith("llama-8b")
     assert " ".join(row.split()[1:-1]) == (
-        "hf://org/name True 1/2 Serving 1x NVIDIA-L4 0/1 2/2 http://lull-gateway.lull-system.svc/v1"
+        "hf://org/name True 1/2 Serving 1x NVIDIA-L4 0/1 2/2 1.61 http://lull-gateway.lull-system.svc/v1"
     )
 
 

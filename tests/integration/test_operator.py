@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -98,7 +99,9 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 15
 
 
 @asynccontextmanager
-async def running(kube: Kube, namespace: str, *, name: str = "operator-a") -> AsyncIterator[asyncio.Event]:
+async def running(
+    kube: Kube, namespace: str, *, name: str = "operator-a", prices: str = ""
+) -> AsyncIterator[asyncio.Event]:
     """An operator of this namespace; the event stops it."""
     settings = OperatorSettings(
         namespace=namespace,
@@ -108,6 +111,7 @@ async def running(kube: Kube, namespace: str, *, name: str = "operator-a") -> As
         tick_seconds=0.5,
         stale_seconds=2,
         engine_tick_seconds=1,
+        prices_file=prices,
     )
     stop = asyncio.Event()
     async with httpx.AsyncClient(transport=ToLoopback(), trust_env=False) as client:
@@ -411,6 +415,40 @@ async def test_tells_the_younger_of_two_that_claim_a_name_and_hands_it_over(scen
         scene.apiserver.kubectl("delete", "llm", "a", "-n", scene.namespace)
 
         await until(lambda: valid("b"))
+
+
+async def test_wakes_by_annotation_and_goes_on_counting_after_a_restart(scene: Scene, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("accelerators: {NVIDIA-L4: {perHour: 3600}}")
+    product = {"product": "NVIDIA-L4"}
+
+    async def status() -> Manifest:
+        found = await scene.kube.get(LLMDEPLOYMENTS, scene.namespace, "m")
+        given: Manifest = (found or {}).get("status", {})
+        return given
+
+    async def costs(amount: str) -> bool:
+        return (await status()).get("cost", {}).get("perHour") == amount
+
+    async with running(scene.kube, scene.namespace, prices=str(prices)):
+        scene.apply("m", accelerator=product)
+        await until(lambda: costs("0.00"))
+        wake = "2020-01-01T00:00:00Z"
+        scene.apiserver.kubectl("annotate", "llm/m", "-n", scene.namespace, f"lull.dev/wake={wake}")
+        await until(lambda: costs("3600.00"))
+        before = await status()
+        assert (before["wake"], before["desiredReplicas"], before["decisions"][0]["reason"]) == (wake, 1, "Woken")
+
+    async with running(scene.kube, scene.namespace, name="operator-b", prices=str(prices)):
+        scene.apply("m", accelerator=product, scaling={"minReplicas": 2})
+        await until(lambda: costs("7200.00"))
+        after = await status()
+
+    assert after["cost"]["since"] == before["cost"]["since"]
+    assert float(after["cost"]["thisMonth"]) > float(before["cost"]["thisMonth"])
+    # The annotation is still there, and was followed.
+    assert [one["toReplicas"] for one in after["decisions"]] == [2, 1]
+    assert after["wake"] == wake
 
 
 async def test_holds_what_is_there_while_no_gateway_answers(scene: Scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -329,3 +330,22 @@ def test_shadow_proposes_what_active_would_decide(policy: Policy, held: int, in_
     )
 
     assert shadow.proposed == active.replicas
+
+
+@given(policies, st.integers(0, 40), st.booleans())
+def test_a_wake_wakes_once_and_what_it_woke_falls_asleep_again(policy: Policy, cold_start: int, heard: bool) -> None:
+    sleeping = replace(policy, min_replicas=0, schedules=(), idle_after=policy.idle_after + 1, woken_at=0.0)
+    steps = 2 * (int(sleeping.idle_after) + cold_start) + 60
+    asked, seen, history = 0, [], None
+    for second in range(steps):
+        is_ready = asked > 0 and second > cold_start
+        replicas = counts(asked, loading=0 if is_ready else asked, ready_at=cold_start + 1.0 if is_ready else None)
+        # Without a gateway nothing is taken away, so one is heard again once it has started.
+        said = demand(0, 0) if heard or is_ready else None
+        decision = decide(sleeping, said, replicas, history=history, now=float(second), wall=MONDAY)
+        asked, history = decision.replicas, decision.history
+        seen.append(asked)
+
+    assert seen[0] == 1
+    assert [one for one, other in pairwise(seen) if one != other] == [1]
+    assert seen[-1] == 0

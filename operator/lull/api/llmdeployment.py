@@ -60,6 +60,8 @@ class LLMDeployment:
     status: LLMDeploymentStatus
     labels: Mapping[str, str] = field(default_factory=dict)
     """Those that its author put on the object."""
+    wake: str = ""
+    """The annotation lull.dev/wake, as it is written."""
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -109,6 +111,7 @@ def parse_llmdeployment(manifest: Manifest) -> LLMDeployment:
         spec=spec,
         status=status,
         labels=metadata.get("labels") or {},
+        wake=(metadata.get("annotations") or {}).get(names.ANNOTATION_WAKE) or "",
     )
 
 

@@ -39,10 +39,15 @@ ANNOTATION_TEMPLATE: Final = f"{GROUP}/pod-template"
 ANNOTATION_STORAGE_CLASS: Final = f"{GROUP}/storage-class"
 """On a claim, the StorageClass that it was created with where the spec named one: it cannot be changed later."""
 
+ANNOTATION_WAKE: Final = f"{GROUP}/wake"
+"""On an LLMDeployment, when somebody wanted it awake without a request: another value wakes it once more."""
+
 MANAGER_CONTROLLER: Final = "lull-controller"
 """Field manager of everything the reconciler writes."""
 MANAGER_AUTOSCALER: Final = "lull-autoscaler"
 """Field manager of the children's replica counts, and of nothing else."""
+MANAGER_WAKE: Final = "lull-wake"
+"""Field manager of the annotation that `lull wake` sets."""
 
 PORT_ENGINE: Final = 8000
 PORT_ADAPTERS: Final = 8002

@@ -133,6 +133,8 @@ class ScalingReason(StrEnum):
 
     ACTIVATED = "Activated"
     """0 → 1: a request is held."""
+    WOKEN = "Woken"
+    """0 → 1: `lull wake`, or whoever else set the annotation `lull.dev/wake`, asked for it."""
     QUEUE_ABOVE_TARGET = "QueueAboveTarget"
     """More requests wait than the replicas' targets allow."""
     IN_FLIGHT_ABOVE_TARGET = "InFlightAboveTarget"

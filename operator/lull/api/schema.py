@@ -77,6 +77,7 @@ def build_crd() -> Manifest:
                         _column("Accelerator", ".status.accelerator", "What one replica computes on.", priority=1),
                         _column("Spot", ".status.spot", "Replicas on spot capacity, of all.", priority=1),
                         _column("Adapters", ".status.adaptersSummary", "Ready of all adapters.", priority=1),
+                        _column("Cost/h", ".status.cost.perHour", "What its replicas cost per hour.", priority=1),
                         _column("URL", ".status.url", "Base URL for OpenAI clients.", priority=1),
                         _column("Age", ".metadata.creationTimestamp", "Time since it was created.", kind="date"),
                     ],

@@ -74,6 +74,44 @@ class ColdStart(ApiModel):
     total: Annotated[str, Field(description="Pod created until ready.", max_length=32)]
 
 
+class CostStatus(ApiModel):
+    """What replicas cost, as text; brought up to date when that changes, and every five minutes while it adds up."""
+
+    currency: Annotated[str, Field(description="Currency of the operator's prices.", max_length=8)]
+    per_hour: Annotated[str, Field(description="What the replicas that there are now cost per hour.", max_length=20)]
+    per_replica: Annotated[str, Field(description="What one of them costs per hour.", max_length=20)]
+    price: Annotated[str, Field(description="Where that price comes from, and of when it is.", max_length=256)] = ""
+    month: Annotated[str, Field(description="Calendar month (UTC) that is counted: 2026-11.", max_length=7)]
+    this_month: Annotated[str, Field(description="What replicas have cost in it.", max_length=20)]
+    since: Annotated[
+        str, Field(description="From when it is counted.", max_length=32, json_schema_extra={"format": "date-time"})
+    ]
+    at: Annotated[
+        str, Field(description="Until when it is counted.", max_length=32, json_schema_extra={"format": "date-time"})
+    ]
+
+
+class LearntStatus(ApiModel):
+    """What was learnt of a replica; what it is worth keeping over a restart of the operator."""
+
+    at: Annotated[str, Field(description="When this was written.", json_schema_extra={"format": "date-time"})]
+    basis: Annotated[
+        str, Field(description="Digest of the pods' spec and of spec.slo: it holds for these alone.", max_length=16)
+    ]
+    capacity: Annotated[
+        str, Field(description="Requests per second that a replica carries within spec.slo.", max_length=16)
+    ]
+    margin: Annotated[
+        str, Field(description="Share of what arrives that is kept ready on top, such as 0.25.", max_length=16)
+    ]
+    peak: Annotated[str, Field(description="Most requests per second of a minute; fades over days.", max_length=16)]
+    evidence: Annotated[str, Field(description="Time under load that it was learnt from.", max_length=32)]
+    time_to_first_token: Annotated[
+        str, Field(description="Best that was seen (90th percentile of a minute); empty: none.", max_length=16)
+    ] = ""
+    time_per_output_token: Annotated[str, Field(description="Best that was seen, likewise.", max_length=16)] = ""
+
+
 class LLMDeploymentStatus(ApiModel):
     observed_generation: Annotated[int, Field(description="Generation of the spec that this status speaks of.")] = 0
     replicas: Annotated[int, Field(description="Replicas that exist, ready or not.", ge=0)] = 0
@@ -123,6 +161,13 @@ class LLMDeploymentStatus(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "atomic"},
         ),
     ] = []
+    cost: Annotated[
+        CostStatus | None, Field(description="What replicas cost; absent where the operator knows no price.")
+    ] = None
+    learnt: Annotated[LearntStatus | None, Field(description="What was learnt of a replica.")] = None
+    wake: Annotated[
+        str | None, Field(description="The annotation lull.dev/wake that was followed last.", max_length=64)
+    ] = None
     conditions: Annotated[
         list[Condition],
         Field(

@@ -56,6 +56,7 @@ class Collector:
         self._slices: dict[str, frozenset[GatewayAddress]] = {}
         self._samples: dict[GatewayAddress, Sample | None] = {}
         self._changed = asyncio.Event()
+        metrics.SIGNAL_AGE.set_function(self._measure_age)
 
     def sum_demand(self, key: Key, now: float) -> Demand | None:
         """Demand of one LLMDeployment over all gateways; None where no gateway was heard of late."""
@@ -70,6 +71,11 @@ class Collector:
                 if sample is None or now - sample.at > self._timing.stale_after
             )
         )
+
+    def _measure_age(self) -> float:
+        """Of the last answer of the gateway that was not heard for the longest."""
+        now = clock.monotonic()
+        return max((now - sample.at for sample in self._samples.values() if sample is not None), default=0.0)
 
     async def discover(self, kube: Kube, *, namespace: str, service: str, on_alive: Callable[[str], None]) -> None:
         """Follow the EndpointSlices of the gateways' Service, for ever."""

@@ -19,10 +19,23 @@ from lull.api.reasons import Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
-from lull.core.budget import find_cap, find_price, spend
+from lull.autoscaler import figures
+from lull.core.budget import catch_up, find_cap, spend
+from lull.core.keeping import (
+    NOTHING,
+    Kept,
+    doubt,
+    find_basis,
+    is_wake,
+    recall_knowledge,
+    recall_spending,
+    update_cost,
+    update_learnt,
+)
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
-from lull.core.scaling import Decision, History, Policy, ReplicaCounts, build_policy, decide
+from lull.core.prices import find_price
+from lull.core.scaling import Decision, History, Policy, ReplicaCounts, begin, build_policy, decide
 from lull.core.status import ScalingView, is_ready
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
@@ -36,10 +49,12 @@ if TYPE_CHECKING:
     from lull.autoscaler.collecting import Collector, Timing
     from lull.autoscaler.scraping import Scraper
     from lull.core.budget import Cap, Spending
+    from lull.core.prices import ReplicaPrice
     from lull.core.schedules import Floor
     from lull.core.signals import Demand
     from lull.doors.events import Recorder
     from lull.doors.kube import Kube
+    from lull.doors.prices import Prices
     from lull.doors.store import Store
 
 log = structlog.get_logger(__name__)
@@ -77,7 +92,18 @@ class _Known:
     missing_since: float | None = None
     proposed: int | None = None
     """What Shadow last recorded."""
+    price: ReplicaPrice | None = None
     spending: Spending | None = None
+    """In the currency of `price`."""
+    cap: Cap | None = None
+    kept: Kept = NOTHING
+    told: Kept | None = None
+    """What was last told of it."""
+    basis: tuple[int, str] = (-1, "")
+    """Generation, and digest of what the knowledge in `history` is about."""
+    woken_at: float | None = None
+    reason: ScalingReason | None = None
+    """Of the last decision."""
 
 
 class Autoscaler:
@@ -92,17 +118,17 @@ class Autoscaler:
         recorder: Recorder,
         timing: Timing,
         on_decision: Callable[[Key], None],
-        prices: Mapping[str, float] | None = None,
+        prices: Prices,
         scraper: Scraper | None = None,
     ) -> None:
-        """`prices`: of an accelerator-hour by product, for budgets. `scraper`: None where engines are not asked."""
+        """`scraper`: None where engines are not asked."""
         self._kube = kube
         self._store = store
         self._collector = collector
         self._recorder = recorder
         self._timing = timing
         self._on_decision = on_decision
-        self._prices = prices or {}
+        self._prices = prices
         self._scraper = scraper
         self._known: dict[Key, _Known] = {}
 
@@ -114,8 +140,8 @@ class Autoscaler:
             said = next((one for one in deployment.status.conditions if one.type == "ScalingActive"), None)
             reason = Reason(said.reason) if said is not None and said.reason in _VIEWS else Reason.SCALING
             decisions = tuple(deployment.status.decisions)
-            return ScalingView(None, reason, said.message if said else "", decisions)
-        return ScalingView(known.desired, *known.view, known.decisions)
+            return ScalingView(None, reason, said.message if said else "", decisions, _recall_kept(deployment))
+        return ScalingView(known.desired, *known.view, known.decisions, known.kept)
 
     async def scale(self, key: Key) -> float | None:
         """Decide for one LLMDeployment and carry it out; seconds until the next look."""
@@ -129,18 +155,20 @@ class Autoscaler:
             # The reconcile is about to create them, and the watch tells us when it has.
             return self._timing.tick
         now = clock.monotonic()
-        known = self._recall(deployment)
+        known = _follow_wake(self._recall(deployment), deployment, now)
+        pods = _list_existing(self._store.list_pods(key))
         asked = _recall_shares(known.shares, deployment, workloads, owned)
-        counts = _count(deployment, self._store.list_pods(key), asked=asked, now=now)
+        counts = _count(deployment, pods, asked=asked, now=now)
         demand = self._sum_demand(key, counts, now)
-        known, cap = self._count_cost(deployment, known, counts)
-        policy = _build_policy(deployment, cap)
+        known, cap = self._count_cost(deployment, known, counts, pods)
+        known = _recall_learnt(deployment, known, counts, now)
+        policy = _build_policy(deployment, known, cap)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
         divided = split(decision.replicas, deployment.spec.placement, asked)
         shares = await self._write(key, workloads, divided, known.shares, now)
         if shares is None:
             return self._timing.tick
-        self._conclude(deployment, replace(known, shares=shares), decision, divided, counts, demand, now)
+        self._conclude(deployment, replace(known, shares=shares, cap=cap), decision, divided, counts, demand, now)
         # What sleeps is woken by news; only a schedule, or silence of the gateways, has to be looked for.
         is_asleep = demand is not None and decision.replicas == counts.asked == counts.ready + counts.loading == 0
         return self._timing.tick * (_ASLEEP_TICKS if is_asleep else 1)
@@ -177,23 +205,34 @@ class Autoscaler:
             shares[name] = _Share(replicas, workload["metadata"]["uid"], written_at)
         return shares
 
-    def _count_cost(self, deployment: LLMDeployment, known: _Known, counts: ReplicaCounts) -> tuple[_Known, Cap | None]:
+    def _count_cost(
+        self, deployment: LLMDeployment, known: _Known, counts: ReplicaCounts, pods: Iterable[Manifest]
+    ) -> tuple[_Known, Cap | None]:
         """What replicas have cost since the last look, and how many the budget pays for."""
-        spec = deployment.spec
-        price = None if spec.scaling.budget is None else find_price(spec, self._prices)
+        price = find_price(deployment.spec, self._prices.list())
         if price is None:
-            return known, None
-        wall = clock.wall()
+            return replace(known, price=None, spending=None, kept=replace(known.kept, cost=None)), None
+        wall, spending = clock.wall(), known.spending
+        if known.price is None or known.price.currency != price.currency:
+            spending = recall_spending(known.kept.cost, currency=price.currency)
+            if spending is not None:
+                starts = map(_created_time, pods)
+                spending = catch_up(spending, starts, price=price.amount, wall=wall)
         # What is there costs, be it more than was asked for.
         running = max(counts.asked, counts.ready + counts.loading)
-        spending = spend(known.spending, running, price=price, wall=wall)
-        cap = find_cap(spec.scaling.budget, price=price, spent=spending.amount, wall=wall)
-        return replace(known, spending=spending), cap
+        spending = spend(spending, running, price=price.amount, wall=wall)
+        cost = update_cost(known.kept.cost, spending, price, replicas=running, wall=wall)
+        cap = find_cap(deployment.spec.scaling.budget, price=price.amount, spent=spending.amount, wall=wall)
+        if cap is not None:
+            cap = replace(cap, message=f"{cap.message}, {price.words}")
+        return replace(known, price=price, spending=spending, kept=replace(known.kept, cost=cost)), cap
 
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid:
-            return _Known(uid=deployment.uid, decisions=tuple(deployment.status.decisions))
+            return _Known(
+                uid=deployment.uid, decisions=tuple(deployment.status.decisions), kept=_recall_kept(deployment)
+            )
         return known
 
     def _conclude(
@@ -211,8 +250,10 @@ class Autoscaler:
         is_missing = decision.reason is ScalingReason.SIGNAL_MISSING
         missing_since = (known.missing_since or now) if is_missing else None
         view = self._describe(
-            deployment, decision.floor, missing_for=0.0 if missing_since is None else now - missing_since
+            deployment, known, decision, missing_for=0.0 if missing_since is None else now - missing_since
         )
+        learnt = update_learnt(known.kept.learnt, decision.history.knowledge, basis=known.basis[1], wall=clock.wall())
+        kept = replace(known.kept, learnt=learnt)
         decisions, proposed = known.decisions, decision.proposed
         if proposed not in {None, counts.asked, known.proposed}:
             decisions = _record(decisions, decision, counts, to=proposed, message=decision.message)
@@ -222,6 +263,10 @@ class Autoscaler:
                 message += f"; {divided.message}"
             decisions = _record(decisions, decision, counts, to=decision.replicas, message=message)
             self._report(deployment, decision, message, counts)
+        elif decision.reason is ScalingReason.AT_BUDGET is not known.reason:
+            # In words that stay the same, so that they are not said again and again.
+            message = f"More replicas are wanted than scaling.budget pays for: {decision.replicas}."
+            self._recorder.record(deployment, ScaledReason.AT_BUDGET, message, warning=True)
         self._known[key] = replace(
             known,
             history=decision.history,
@@ -230,16 +275,19 @@ class Autoscaler:
             view=view,
             missing_since=missing_since,
             proposed=proposed,
+            kept=kept,
+            told=kept,
+            reason=decision.reason,
         )
-        metrics.DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.replicas)
-        if demand is not None:
-            metrics.DEMAND.labels(key.namespace, key.name, "held").set(demand.held)
-            metrics.DEMAND.labels(key.namespace, key.name, "in_flight").set(demand.in_flight)
-            metrics.DEMAND.labels(key.namespace, key.name, "waiting").set(demand.waiting)
-        if (decisions, decision.replicas, view) != (known.decisions, known.desired, known.view):
+        figures.publish(key, decision, demand, counts, figures.Money(known.cap, known.price, known.spending))
+        if decision.reason is not known.reason:
+            metrics.show(metrics.SCALING_REASON, decision.reason, *key)
+        if (decisions, decision.replicas, view, kept) != (known.decisions, known.desired, known.view, known.told):
             self._on_decision(key)
 
-    def _describe(self, deployment: LLMDeployment, floor: Floor | None, *, missing_for: float) -> tuple[Reason, str]:
+    def _describe(
+        self, deployment: LLMDeployment, known: _Known, decision: Decision, *, missing_for: float
+    ) -> tuple[Reason, str]:
         """The condition ScalingActive, in words that stay the same while nothing changes."""
         scaling, capacity = deployment.spec.scaling, find_capacity(deployment.spec.placement)
         manual = deployment.spec.replicas
@@ -251,10 +299,20 @@ class Autoscaler:
             return Reason.METRICS_UNAVAILABLE, f"Demand is unknown, as these gateways do not answer: {silent}."
         if scaling.mode is ScalingMode.SHADOW:
             return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
-        words = [*_describe_bounds(scaling, capacity, floor)]
-        if scaling.budget is not None and find_price(deployment.spec, self._prices) is None:
+        words = [*_describe_bounds(scaling, capacity, decision.floor)]
+        if scaling.budget is not None and known.price is None:
             words.append(
                 "The budget is not kept: operator.acceleratorPrices of the chart has no price for the accelerators."
+            )
+        elif scaling.budget is not None and known.price is not None:
+            amount = f"{known.price.amount:g} {known.price.currency}"
+            words.append(f"The budget is kept at {amount} an hour for a replica, {known.price.words}.")
+            if known.cap is not None and known.cap.replicas < scaling.max_replicas:
+                words.append(f"It pays for {known.cap.replicas} at most.")
+        if deployment.wake and not is_wake(deployment.wake):
+            words.append(
+                f"The annotation {names.ANNOTATION_WAKE} is no time and wakes nothing: write for example "
+                "2026-11-21T14:02:11Z, another one each time."
             )
         return Reason.SCALING, " ".join(words)
 
@@ -292,11 +350,43 @@ def _record(
     return (record, *decisions)[:_KEPT_DECISIONS]
 
 
-def _build_policy(deployment: LLMDeployment, cap: Cap | None) -> Policy:
+def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None) -> Policy:
     measured = deployment.status.cold_start
-    return build_policy(
+    policy = build_policy(
         deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap
     )
+    return replace(policy, woken_at=known.woken_at)
+
+
+def _recall_kept(deployment: LLMDeployment) -> Kept:
+    status = deployment.status
+    return Kept(status.cost, status.learnt, status.wake or "")
+
+
+def _recall_learnt(deployment: LLMDeployment, known: _Known, counts: ReplicaCounts, now: float) -> _Known:
+    """Take up what status says of a replica after a restart, and doubt it where the spec makes other pods."""
+    generation, basis = known.basis
+    if generation == deployment.generation:
+        return known
+    found = find_basis(deployment)
+    history = known.history
+    if history is None:
+        knowledge = recall_knowledge(known.kept.learnt, basis=found, ready=counts.ready, now=now)
+        history = begin(counts, now, knowledge=knowledge)
+    elif found != basis:
+        history = replace(history, knowledge=doubt(history.knowledge))
+    return replace(known, history=history, basis=(deployment.generation, found))
+
+
+def _follow_wake(known: _Known, deployment: LLMDeployment, now: float) -> _Known:
+    """Take a value of the annotation that was not followed yet for a request that comes now.
+
+    By our clock, as nobody knows how wrong that of whoever wrote it is.
+    """
+    wake = deployment.wake
+    if wake == known.kept.wake or not is_wake(wake):
+        return known
+    return replace(known, woken_at=now, kept=replace(known.kept, wake=wake))
 
 
 def _find_workloads(deployment: LLMDeployment, owned: Iterable[Manifest]) -> dict[str, Manifest]:
@@ -359,22 +449,30 @@ def _pool(manifest: Manifest) -> str:
     return pool
 
 
-def _count(
-    deployment: LLMDeployment, pods: Iterable[Manifest], *, asked: Mapping[str, int], now: float
-) -> ReplicaCounts:
-    """Replicas over all pools; of a group its leader stands for it."""
-    # Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
-    existing = [
+def _list_existing(pods: Iterable[Manifest]) -> list[Manifest]:
+    """The pods that stand for replicas: of a group its leader.
+
+    Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
+    """
+    return [
         pod
         for pod in pods
         if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
         and "deletionTimestamp" not in pod["metadata"]
         and (pod.get("status") or {}).get("phase") not in {"Failed", "Succeeded"}
     ]
+
+
+def _count(
+    deployment: LLMDeployment, existing: list[Manifest], *, asked: Mapping[str, int], now: float
+) -> ReplicaCounts:
+    """Replicas over all pools."""
     ready = [pod for pod in existing if is_ready(pod)]
     there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
     listed = {pool.name for pool in deployment.spec.placement.pools}
-    age = clock.wall() - max((_ready_time(pod) for pod in ready), default=0.0)
+    wall = clock.wall()
+    age = wall - max((_ready_time(pod) for pod in ready), default=0.0)
+    created = [_created_time(pod) for pod in existing if not is_ready(pod)]
     return ReplicaCounts(
         asked=sum(asked.values()),
         ready=len(ready),
@@ -382,7 +480,12 @@ def _count(
         loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed),
         # Kubernetes' clock is not ours: only the age travels.
         ready_at=now - max(age, 0.0) if ready else None,
+        loading_since=now - max(wall - max(created), 0.0) if created else None,
     )
+
+
+def _created_time(pod: Manifest) -> float:
+    return parse_timestamp(pod["metadata"]["creationTimestamp"])
 
 
 def _ready_time(pod: Manifest) -> float:
@@ -407,7 +510,7 @@ def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | 
 
 
 def _find_event(before: int, decision: Decision) -> ScaledReason:
-    if decision.reason is ScalingReason.ACTIVATED:
+    if decision.reason in {ScalingReason.ACTIVATED, ScalingReason.WOKEN}:
         return ScaledReason.ACTIVATED
     if decision.replicas == 0:
         return ScaledReason.SCALED_TO_ZERO

@@ -157,6 +157,57 @@ def status(
     )
 
 
+OneNamespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Default: the context's.")]
+
+
+@app.command()
+def why(
+    name: Annotated[str, typer.Argument(help="An LLMDeployment.")],
+    namespace: OneNamespace = None,
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    last: Annotated[int, typer.Option(min=1, max=10, help="Most decisions to show.")] = 10,
+) -> None:
+    """Explain the number of replicas: the last decisions, what holds it now, and what would change it."""
+    from lull.cli.why import run
+
+    raise typer.Exit(run(name, namespace=namespace, context=context, output=output, last=last))
+
+
+@app.command()
+def wake(
+    name: Annotated[str, typer.Argument(help="An LLMDeployment.")],
+    namespace: OneNamespace = None,
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Stay until a replica is ready, and say how far it is.")
+    ] = (False),
+    timeout: Annotated[str, typer.Option(help="Longest time to stay.")] = "30m",
+) -> None:
+    """Wake a sleeping model without a request. It sleeps again when nobody asks for `scaling.idleAfter`.
+
+    Exit code 1, with the reason, where it does not wake.
+    """
+    from lull.cli.wake import run
+
+    raise typer.Exit(run(name, namespace=namespace, context=context, output=output, wait=wait, timeout=timeout))
+
+
+@app.command()
+def cost(
+    name: Annotated[str | None, typer.Argument(help="An LLMDeployment; default: all of the namespace.")] = None,
+    namespace: OneNamespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Every namespace.")] = False,
+    context: Context = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+) -> None:
+    """Show what LLMDeployments cost, an hour and this month, by the operator's prices."""
+    from lull.cli.cost import run
+
+    raise typer.Exit(run(name, namespace=namespace, everywhere=all_namespaces, context=context, output=output))
+
+
 @app.command()
 def doctor(
     context: Context = None,
@@ -345,4 +396,25 @@ def revoke_keys(
 
 def main() -> None:
     """Entry point of the console scripts: `lull`, and `kubectl-lull`, which kubectl runs as `kubectl lull`."""
-    app(prog_name="kubectl lull" if Path(sys.argv[0]).name == "kubectl-lull" else "lull")
+    program = "kubectl lull" if Path(sys.argv[0]).name == "kubectl-lull" else "lull"
+    *words, last = ("", *sys.argv[1:])
+    text = render_help(program, words[1:]) if last == "--help" else None
+    if text is None:
+        app(prog_name=program)
+    else:
+        print(text)
+
+
+def render_help(program: str, words: list[str]) -> str | None:
+    """The help of a command, as typer prints it; None where the words name none.
+
+    Typer itself would import all of pydantic to find out that `--help` is meant, which takes as long as everything else.
+    """
+    command = typer.main.get_command(app)
+    context = typer.Context(command, info_name=program)
+    for word in words:
+        found = command.get_command(context, word) if isinstance(command, typer.core.TyperGroup) else None
+        if found is None:
+            return None
+        command, context = found, typer.Context(found, info_name=word, parent=context)
+    return command.get_help(context)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubernetes.aio.config import ConfigException
 
-from lull.doors.kube import Kube, Refused, Transient, connect, find_namespace
+from lull.doors.kube import LLMDEPLOYMENTS, Kube, Refused, Transient, connect, find_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from lull.api.llmdeployment import Manifest
 
 T = TypeVar("T")
 
@@ -45,6 +47,14 @@ def choose_namespace(namespace: str | None, *, everywhere: bool, context: str | 
         return namespace or find_namespace(context)
     except ConfigException:
         return "default"
+
+
+async def find_one(kube: Kube, name: str, namespace: str) -> Manifest:
+    """The LLMDeployment; LookupError where there is none."""
+    found = await kube.get(LLMDEPLOYMENTS, namespace, name)
+    if found is None:
+        raise LookupError(f"there is no LLMDeployment {name} in namespace {namespace}")
+    return found
 
 
 def complain(command: str, error: Exception) -> int:

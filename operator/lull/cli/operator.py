@@ -19,12 +19,12 @@ from lull.controller import handlers
 from lull.controller.claims import Claims
 from lull.controller.queue import KeyedQueue
 from lull.controller.reconcile import Reconciler, Surroundings
-from lull.core.budget import parse_prices
 from lull.core.manifests.settings import build_settings
 from lull.doors import admin, http, kube, logs, metrics
 from lull.doors.admin import Health
 from lull.doors.events import Recorder
 from lull.doors.lease import Lease, LeaseName
+from lull.doors.prices import Prices
 from lull.doors.store import Store
 from lull.residence.loop import Residence
 from lull.settings import OperatorSettings
@@ -84,7 +84,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         recorder=recorder,
         timing=timing,
         on_decision=reconciles.add,
-        prices=parse_prices(settings.accelerator_prices),
+        prices=Prices(settings.prices_file),
         scraper=scraper,
     )
     claims = Claims(store, reconciles.add)

@@ -176,7 +176,8 @@ class Reconciler:
             gateway_url=self._surroundings.gateway_url,
             now=now,
         )
-        if await self._write_status(key, manifest, status):
+        # What is not said any more goes: a merge patch leaves what it does not name.
+        if await self._write_status(key, manifest, {**dict.fromkeys(_PASSING), **status}):
             self._report_troubles(deployment, status)
         metrics.READY_REPLICAS.labels(key.namespace, key.name).set(status["readyReplicas"])
 
@@ -204,6 +205,8 @@ class Reconciler:
                 self._recorder.record(deployment, reason, condition["message"], warning=True)
 
 
+_PASSING: Final = ("cost", "learnt")
+"""Fields of status that may have nothing to say."""
 _FIRST_HAND: Final = frozenset(
     {
         ConditionType.SPEC_VALID,

@@ -12,10 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from lull.api.scaling import BudgetSpec
-    from lull.api.spec import LLMDeploymentSpec
 
 _LASTING_HOURS: Final = 24.0
 _SMALLEST_HOURS: Final = 1 / 60
@@ -38,44 +37,31 @@ class Spending:
 
     month: str
     amount: float
+    since: float
+    """From when it is counted, in seconds since the Unix epoch, as the next."""
     at: float
-    """Until when it is counted, in seconds since the Unix epoch."""
-
-
-def parse_prices(text: str) -> dict[str, float]:
-    """Prices of an accelerator-hour by product: `NVIDIA-L4=0.81,NVIDIA-H100=3.90`; `*` is any other one."""
-    prices: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        product, _, price = part.partition("=")
-        try:
-            amount = float(price)
-        except ValueError:
-            amount = -1.0
-        if not product or not 0 <= amount < float("inf"):
-            raise ValueError(f"{part!r} is no price: write for example NVIDIA-L4=0.81")
-        prices[product.strip()] = amount
-    return prices
-
-
-def find_price(spec: LLMDeploymentSpec, prices: Mapping[str, float]) -> float | None:
-    """What one replica costs an hour, in the dearest pool that it may run in; None where a price is missing."""
-    products = {pool.product or spec.accelerator.product or "*" for pool in spec.placement.pools}
-    known = [prices.get(product, prices.get("*")) for product in products]
-    if not known or any(price is None for price in known):
-        return None
-    return max(price for price in known if price is not None) * spec.parallelism.accelerators
+    """Until when."""
 
 
 def spend(spending: Spending | None, replicas: int, *, price: float, wall: float) -> Spending:
     """Add what so many replicas have cost since the last time; a month begins with nothing spent."""
+    return _add(spending, (float("-inf"),) * replicas, price=price, wall=wall)
+
+
+def catch_up(spending: Spending, starts: Iterable[float], *, price: float, wall: float) -> Spending:
+    """Add what replicas have cost that began at these times, while nobody counted."""
+    return _add(spending, starts, price=price, wall=wall)
+
+
+def _add(spending: Spending | None, starts: Iterable[float], *, price: float, wall: float) -> Spending:
+    begin = _begin_month(datetime.fromtimestamp(wall, UTC)).timestamp()
     month = datetime.fromtimestamp(wall, UTC).strftime("%Y-%m")
     if spending is None:
-        return Spending(month, 0.0, wall)
-    if spending.month == month:
-        hours = max(0.0, wall - spending.at) / 3600
-        return replace(spending, amount=spending.amount + replicas * price * hours, at=max(wall, spending.at))
-    begin = _begin_month(datetime.fromtimestamp(wall, UTC)).timestamp()
-    return Spending(month, replicas * price * max(0.0, wall - max(begin, spending.at)) / 3600, wall)
+        return Spending(month, 0.0, wall, wall)
+    if spending.month != month:
+        spending = Spending(month, 0.0, begin, max(begin, spending.at))
+    hours = sum(max(0.0, wall - max(spending.at, start)) for start in starts) / 3600
+    return replace(spending, amount=spending.amount + price * hours, at=max(wall, spending.at))
 
 
 def find_cap(budget: BudgetSpec | None, *, price: float | None, spent: float, wall: float) -> Cap | None:

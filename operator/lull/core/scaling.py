@@ -54,6 +54,8 @@ class Policy:
     """Seconds that the last one took."""
     cap: Cap | None = None
     """What the budget pays for."""
+    woken_at: float | None = None
+    """When somebody last asked for it to be awake, other than by a request."""
     is_shadow: bool = False
 
 
@@ -68,6 +70,8 @@ class ReplicaCounts:
     """Replicas on their way: asked for or created, and not ready."""
     ready_at: float | None
     """When the youngest ready replica became ready."""
+    loading_since: float | None = None
+    """When the youngest loading replica was created; None where none is, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,11 @@ class Decision:
     """The schedule that keeps more than minReplicas now."""
     proposed: int | None = None
     """What would have been decided, were it not for Shadow."""
+    wanted: int | None = None
+    """What demand asks for within the bounds, whatever time and pace make of it; None where it is not known."""
+    least: int | None = None
+    most: int | None = None
+    """The bounds; None where somebody else decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +181,16 @@ def decide(
     """
     if policy.is_shadow:
         return _shadow(policy, demand, replicas, history=history, now=now, wall=wall)
-    known = history or _begin(replicas, now)
+    known = history or begin(replicas, now)
     if policy.manual is not None:
         return _obey(policy, policy.manual, replicas, known)
     bounds = _find_bounds(policy, wall)
     if demand is None:
-        bounded = bounds.clamp(replicas.asked)
-        message = f"{_arrow(replicas.asked, bounded)}: no gateway says what is asked for"
-        known = _note(policy, known, Change(now, bounded - replicas.asked))
-        return Decision(bounded, ScalingReason.SIGNAL_MISSING, message, known, bounds.floor)
+        return _decide_blindly(policy, bounds, replicas, known, now)
 
-    latest = max((at for at in (known.last_request_at, demand.last_request_at) if at is not None), default=None)
     known = replace(
         known,
-        last_request_at=now if demand.is_any else latest,
+        last_request_at=now if demand.is_any else _find_latest(known.last_request_at, demand, policy.woken_at),
         knowledge=_learn(policy, demand, replicas, known, now),
     )
     idle = _is_idle(policy, demand, replicas, known, now)
@@ -203,8 +208,10 @@ def decide(
     else:
         reason = ScalingReason.LIMITED
         why = f"{_explain(policy, bounds, load, reason)}; {_explain_pace(policy, wanted, chosen)}"
-    message = f"{_arrow(replicas.asked, chosen)}: {why}; {replicas.ready} ready, {replicas.loading} loading"
-    return Decision(chosen, reason, message, known, bounds.floor)
+    message = f"{_arrow(replicas.asked, chosen)}: {why}; {_describe_replicas(policy, replicas, chosen, now)}"
+    return Decision(
+        chosen, reason, message, known, bounds.floor, wanted=recommended, least=bounds.least, most=bounds.most
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +239,9 @@ def _shadow(
     known = replace(would.history, changes=history.changes if history is not None else ())
     kept = replicas.asked if policy.manual is None else _obey(policy, policy.manual, replicas, known).replicas
     message = f"{_arrow(replicas.asked, kept)}: Shadow; {would.reason} would make it {would.message}"
-    return Decision(kept, ScalingReason.SHADOW, message, known, would.floor, proposed=would.replicas)
+    return replace(
+        would, replicas=kept, reason=ScalingReason.SHADOW, message=message, history=known, proposed=would.replicas
+    )
 
 
 def _obey(policy: Policy, manual: int, replicas: ReplicaCounts, history: History) -> Decision:
@@ -268,10 +277,11 @@ def _find_bounds(policy: Policy, wall: float) -> _Bounds:
     )
 
 
-def _begin(replicas: ReplicaCounts, now: float) -> History:
+def begin(replicas: ReplicaCounts, now: float, *, knowledge: Knowledge | None = None) -> History:
+    """The history where nobody remembers any; what was learnt may have been kept elsewhere."""
     # What runs when nobody remembers why counts as recommended now: a restart must not cut replicas off.
     start = (Recommendation(now, replicas.asked),)
-    return History(since=now, last_request_at=None, peaks=start, troughs=start, changes=())
+    return History(now, last_request_at=None, peaks=start, troughs=start, changes=(), knowledge=knowledge)
 
 
 def _learn(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> Knowledge | None:
@@ -310,6 +320,28 @@ def _for_queue(policy: Policy, demand: Demand) -> int:
 
 def _for_in_flight(policy: Policy, demand: Demand) -> int:
     return ceil(demand.in_flight / policy.target_in_flight)
+
+
+def _decide_blindly(policy: Policy, bounds: _Bounds, replicas: ReplicaCounts, history: History, now: float) -> Decision:
+    """What there is within the bounds, while no gateway says what is asked for; and one where somebody woke it."""
+    bounded = bounds.clamp(max(replicas.asked, 1) if _is_woken(policy, replicas, now) else replicas.asked)
+    reason, why = ScalingReason.SIGNAL_MISSING, "no gateway says what is asked for"
+    if bounded > replicas.asked == 0 == bounds.least:
+        reason, why = ScalingReason.WOKEN, f"woken by lull wake; {why}"
+    message = f"{_arrow(replicas.asked, bounded)}: {why}"
+    history = _note(policy, history, Change(now, bounded - replicas.asked))
+    return Decision(bounded, reason, message, history, bounds.floor, least=bounds.least, most=bounds.most)
+
+
+def _is_woken(policy: Policy, replicas: ReplicaCounts, now: float) -> bool:
+    """Whether nothing runs and somebody asked for that to change of late, as a request would have."""
+    is_of_late = policy.woken_at is not None and now - policy.woken_at < policy.idle_after
+    return is_of_late and replicas.asked == 0 and not policy.scale_up.is_disabled
+
+
+def _find_latest(known: float | None, demand: Demand, woken_at: float | None) -> float | None:
+    """When somebody last asked for anything."""
+    return max((at for at in (known, demand.last_request_at, woken_at) if at is not None), default=None)
 
 
 def _is_idle(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> bool:
@@ -372,7 +404,8 @@ def _rise(policy: Policy, bounds: _Bounds, load: _Load, asked: int, history: His
     steady = history.troughs[0].replicas
     if within == 0:
         # Waking is never held back: somebody waits for it. How far up is.
-        return max(1, steady), ScalingReason.ACTIVATED
+        is_woken = not load.demand.is_any and history.last_request_at == policy.woken_at
+        return max(1, steady), ScalingReason.WOKEN if is_woken else ScalingReason.ACTIVATED
     chosen = max(within, steady)
     return chosen, ScalingReason.STABILIZING if chosen == asked else _reason_up(policy, bounds, load, chosen)
 
@@ -438,6 +471,8 @@ def _explain(policy: Policy, bounds: _Bounds, load: _Load, reason: ScalingReason
     match reason:
         case ScalingReason.ACTIVATED:
             why = f"{asked}, nothing running" if demand.is_any else "a request came and left, nothing running"
+        case ScalingReason.WOKEN:
+            why = "woken by lull wake, nothing running"
         case (
             ScalingReason.QUEUE_ABOVE_TARGET | ScalingReason.IN_FLIGHT_ABOVE_TARGET | ScalingReason.RATE_ABOVE_CAPACITY
         ):
@@ -475,6 +510,17 @@ def _describe_target(policy: Policy, load: _Load) -> str:
         f"{knowledge.capacity:.3g} requests/s per replica, of which {knowledge.expected:.3g} come, "
         f"and a margin of {knowledge.margin:.2f}"
     )
+
+
+def _describe_replicas(policy: Policy, replicas: ReplicaCounts, chosen: int, now: float) -> str:
+    """What there is once the decision is carried out, and about when all of it is ready."""
+    more = max(0, chosen - replicas.asked)
+    said = f"{replicas.ready} ready, {replicas.loading + more} loading"
+    since = now if more else replicas.loading_since
+    if policy.cold_start is None or since is None or not replicas.loading + more:
+        return said
+    left = since + policy.cold_start - now
+    return f"{said}, ready in about {render_duration(round(left))}" if left >= 1 else f"{said}, ready any moment"
 
 
 def _explain_pace(policy: Policy, wanted: int, chosen: int) -> str:

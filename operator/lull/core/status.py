@@ -84,6 +84,9 @@ def summarize(
         url=gateway_url,
         cold_start=measure_cold_start(deployment.status, observed),
         decisions=list(scaling.decisions),
+        cost=scaling.kept.cost,
+        learnt=scaling.kept.learnt,
+        wake=scaling.kept.wake or None,
         conditions=[_date(verdict, deployment, now) for verdict in verdicts],
     ).model_dump(mode="json", by_alias=True, exclude_none=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lull.core.keeping import NOTHING, Kept
+
 if TYPE_CHECKING:
     from lull.api.reasons import Reason
     from lull.api.status import AdapterState, DecisionRecord
@@ -21,6 +23,7 @@ class ScalingView:
     message: str
     decisions: tuple[DecisionRecord, ...]
     """Newest first, at most ten."""
+    kept: Kept = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class ScaledReason(StrEnum):
     SCALED_UP = "ScaledUp"
     SCALED_DOWN = "ScaledDown"
     SCALED_TO_ZERO = "ScaledToZero"
+    AT_BUDGET = "AtBudget"
+    """More replicas are wanted than `scaling.budget` pays for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_OF_ONE: Final = ("namespace", "name")
 
 # Of the operator's work queues; the label `queue` is "controller", "autoscaler" or "adapters".
 
@@ -48,6 +50,34 @@ DEMAND: Final = Gauge(
     "Requests as the autoscaler knows them, by state: held or in_flight at gateways, waiting where none had them.",
     ["namespace", "name", "state"],
 )
+DEMAND_COMPLETE: Final = Gauge(
+    "lull_demand_complete", "Whether every gateway was heard of late; where not, no replica is taken away.", _OF_ONE
+)
+SCALING_REPLICAS: Final = Gauge(
+    "lull_scaling_replicas",
+    "Replicas in the last decision: asked, ready and loading before it; wanted by demand within the bounds; least and "
+    "most that may be; scheduled by a schedule that lasts, and budget, the most that is paid for.",
+    ["namespace", "name", "of"],
+)
+SCALING_REASON: Final = Gauge(
+    "lull_scaling_reason",
+    "1 for the reason of the last decision, whether or not it changed anything.",
+    ["namespace", "name", "reason"],
+)
+ARRIVALS: Final = Gauge("lull_arrivals_per_second", "Requests that are expected, from what arrived of late.", _OF_ONE)
+CAPACITY: Final = Gauge(
+    "lull_replica_capacity_per_second", "Requests that a replica was learnt to carry within spec.slo.", _OF_ONE
+)
+BUSYNESS: Final = Gauge(
+    "lull_replica_busyness_ratio", "How busy replicas are; 1 is as busy as spec.slo allows.", _OF_ONE
+)
+MARGIN: Final = Gauge(
+    "lull_replica_margin_ratio", "What is kept ready on top of what arrives, as a share of it.", _OF_ONE
+)
+COST_PER_HOUR: Final = Gauge(
+    "lull_cost_per_hour", "What the replicas that there are cost, in the currency of the operator's prices.", _OF_ONE
+)
+COST_THIS_MONTH: Final = Gauge("lull_cost_this_month", "What they have cost in this month (UTC).", _OF_ONE)
 DECISIONS: Final = Counter("lull_decisions_total", "Decisions that changed a replica count, by reason.", ["reason"])
 ADAPTER_MOVES: Final = Counter(
     "lull_adapter_moves_total",
@@ -71,6 +101,36 @@ def render() -> bytes:
 
 def forget(namespace: str, name: str) -> None:
     """Drop the series of an LLMDeployment that is gone."""
-    for series in (DESIRED_REPLICAS, READY_REPLICAS):
+    for series in _BY_NAME:
         series.remove_by_labels({"namespace": namespace, "name": name})
-    DEMAND.remove_by_labels({"namespace": namespace, "name": name})
+
+
+def put(series: Gauge, value: float | None, *labels: str) -> None:
+    """Set a series, or take it away where there is nothing to say."""
+    if value is None:
+        with contextlib.suppress(KeyError):
+            series.remove(*labels)
+    else:
+        series.labels(*labels).set(value)
+
+
+def show(series: Gauge, word: str, namespace: str, name: str) -> None:
+    """Let one word of a closed set be true of an LLMDeployment, and no other."""
+    series.remove_by_labels({"namespace": namespace, "name": name})
+    series.labels(namespace, name, word).set(1)
+
+
+_BY_NAME: Final = (
+    DESIRED_REPLICAS,
+    READY_REPLICAS,
+    DEMAND,
+    DEMAND_COMPLETE,
+    SCALING_REPLICAS,
+    SCALING_REASON,
+    ARRIVALS,
+    CAPACITY,
+    BUSYNESS,
+    MARGIN,
+    COST_PER_HOUR,
+    COST_THIS_MONTH,
+)

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,8 +17,10 @@ from lull.api.llmdeployment import Key, Manifest
 from lull.api.reasons import Reason, ScalingReason
 from lull.autoscaler.collecting import Collector, Timing
 from lull.autoscaler.loop import Autoscaler
-from lull.doors import clock, http
-from lull.doors.events import Recorder
+from lull.core.keeping import find_basis
+from lull.doors import clock, http, metrics
+from lull.doors.events import Recorder, ScaledReason
+from lull.doors.prices import Prices
 from lull.doors.store import Store
 from tests.fakes.apiserver import FakeApiServer, connect_kube, serve_apiserver
 from tests.fakes.gateway import FakeGateway, serve_gateway
@@ -29,6 +34,7 @@ PODS = "/api/v1/namespaces/default/pods"
 SETS = "/apis/leaderworkerset.x-k8s.io/v1/namespaces/default/leaderworkersets"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 SCALE = ("PATCH", f"{DEPLOYMENTS}/m-default/scale")
+PRICES = 'accelerators: {"*": {perHour: 2, source: a list, at: 2026-07-20}}'
 TWO_POOLS = {
     "onDemandBase": 1,
     "pools": [{"name": "spot", "capacityType": "Spot", "maxReplicas": 2}, {"name": "demand", "maxReplicas": 3}],
@@ -42,7 +48,13 @@ class Scene:
     store: Store
     collector: Collector
     autoscaler: Autoscaler
+    recorder: Recorder
     told: list[Key] = field(default_factory=list)
+
+    def recorded(self) -> list[Any]:
+        """What there is to say in Events, and was not said yet."""
+        news = self.recorder._news
+        return [news.get_nowait() for _ in range(news.qsize())]
 
     def scaled_to(self) -> list[int]:
         """Replica counts in the order in which they were written."""
@@ -136,6 +148,7 @@ def pod(
         "metadata": {
             "namespace": "default",
             "name": name,
+            "creationTimestamp": since,
             "labels": {**labels(pool), "app.kubernetes.io/component": component},
         },
         "status": {"phase": phase, "conditions": [condition]},
@@ -149,18 +162,21 @@ async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> As
         server, url = await stack.enter_async_context(serve_apiserver())
         kube = await stack.enter_async_context(connect_kube(url))
         client = await stack.enter_async_context(http.connect())
+        prices = Path(stack.enter_context(TemporaryDirectory())) / "prices.yaml"
+        prices.write_text(PRICES)
         gateway = await stack.enter_async_context(serve_gateway())
         timing = Timing(tick=0.05, stale_after=1.0)
         store, collector = Store(), Collector(client, timing=timing, on_news=lambda _: None)
         told: list[Key] = []
+        recorder = Recorder(kube, "operator-a")
         autoscaler = Autoscaler(
             kube,
             store=store,
             collector=collector,
-            recorder=Recorder(kube, "operator-a"),
+            recorder=recorder,
             timing=timing,
             on_decision=told.append,
-            prices={"*": 2.0},
+            prices=Prices(str(prices)),
         )
         written = manifest(name="m", scaling=spec, **(beside or {}))
         await server.put(LLMDEPLOYMENTS, {**written, "metadata": {**written["metadata"], "uid": UID}})
@@ -182,7 +198,7 @@ async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> As
             )
         ]
         try:
-            yield Scene(server, gateway, store, collector, autoscaler, told)
+            yield Scene(server, gateway, store, collector, autoscaler, recorder, told)
         finally:
             for task in tasks:
                 task.cancel()
@@ -490,3 +506,192 @@ async def test_forgets_what_is_deleted() -> None:
 
         assert await scene.autoscaler.scale(KEY) is None
         assert scene.autoscaler.view(stored(manifest(name="m"))).desired_replicas is None
+
+
+async def say(scene: Scene, **status: Any) -> None:
+    """Write status, as the reconciler would."""
+    present = scene.server.objects[LLMDEPLOYMENTS]["m"]
+    await scene.server.put(LLMDEPLOYMENTS, {**present, "status": {**present.get("status", {}), **status}})
+    await scene.settle()
+
+
+async def annotate(scene: Scene, value: str) -> None:
+    present = scene.server.objects[LLMDEPLOYMENTS]["m"]
+    metadata = {**present["metadata"], "annotations": {"lull.dev/wake": value}}
+    await scene.server.put(LLMDEPLOYMENTS, {**present, "metadata": metadata})
+    await scene.settle()
+
+
+async def test_an_annotation_wakes_once() -> None:
+    async with scaling(idleAfter="1s") as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0))
+        await scene.gateway.change("default/other")
+        await annotate(scene, "2020-01-01T00:00:00Z")
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scaled_to() == [1]
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert view.decisions[0].reason is ScalingReason.WOKEN
+        assert view.kept.wake == "2020-01-01T00:00:00Z"
+
+
+async def test_an_annotation_that_was_followed_before_a_restart_wakes_nothing() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0))
+        await scene.gateway.change("default/other")
+        await annotate(scene, "2026-11-21T12:00:00Z")
+        await say(scene, wake="2026-11-21T12:00:00Z")
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scales() == []
+
+
+async def test_says_what_is_wrong_with_an_annotation() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(0))
+        await scene.gateway.change("default/other")
+        await annotate(scene, "please")
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scales() == []
+        assert "lull.dev/wake is no time" in scene.autoscaler.view(stored(manifest(name="m"))).message
+
+
+def cost(**fields: str) -> Manifest:
+    hour_ago = clock.render_time(clock.wall() - 3600)
+    month = hour_ago[:7]
+    known = {"currency": "USD", "perHour": "2.00", "perReplica": "2.00", "price": "", "month": month}
+    return {**known, "thisMonth": "40.00", "since": hour_ago, "at": hour_ago, **fields}
+
+
+async def test_takes_up_what_was_spent_and_charges_for_the_gap() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(2))
+        await scene.server.put(PODS, pod("old", age=7200))
+        await scene.server.put(PODS, pod("new", age=1800))
+        await scene.gateway.change(str(KEY), in_flight=1)
+        begun = clock.wall()
+        await say(scene, cost=cost(at=clock.render_time(begun - 3600)))
+
+        await scene.autoscaler.scale(KEY)
+
+        said = scene.autoscaler.view(stored(manifest(name="m"))).kept.cost
+        assert said is not None
+        in_month = begun - max(begun - 3600, month_begin(begun))
+        before = 40.0 if in_month == 3600 else 0.0
+        assert float(said.this_month) == pytest.approx(before + 2 * (in_month + min(1800, in_month)) / 3600, abs=0.05)
+        assert said.price == "1 x accelerator at 2 (a list of 2026-07-20)"
+
+
+def month_begin(wall: float) -> float:
+    return datetime.fromtimestamp(wall, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+async def test_counts_costs_without_a_budget_and_tells_only_when_there_is_news() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, pod("a"))
+        await scene.gateway.change(str(KEY), in_flight=1)
+        await scene.settle()
+
+        for _ in range(5):
+            await scene.autoscaler.scale(KEY)
+
+        said = scene.autoscaler.view(stored(manifest(name="m"))).kept.cost
+        assert said is not None
+        assert (said.per_hour, said.currency) == ("2.00", "USD")
+        assert scene.told == [KEY]
+
+
+async def test_a_restart_says_of_costs_what_status_says() -> None:
+    async with scaling() as scene:
+        given = stored(manifest(name="m"), status={"cost": cost(thisMonth="7.00")})
+
+        said = scene.autoscaler.view(given).kept.cost
+
+        assert said is not None
+        assert said.this_month == "7.00"
+
+
+async def test_says_at_what_price_the_budget_is_kept_and_that_it_is_reached() -> None:
+    async with scaling(target={"inFlight": 1}, budget={"perHour": "5"}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(2))
+        await scene.server.put(PODS, pod("a"))
+        await scene.server.put(PODS, pod("b"))
+        await scene.gateway.change(str(KEY), in_flight=9)
+        await scene.settle()
+
+        await scene.autoscaler.scale(KEY)
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scales() == []
+        assert scene.autoscaler.view(stored(manifest(name="m"))).message == (
+            "Lull keeps between 0 and 8 replicas. The budget is kept at 2 USD an hour for a replica, 1 x accelerator at 2 "
+            "(a list of 2026-07-20). It pays for 2 at most."
+        )
+        assert [(one.reason, one.message) for one in scene.recorded()] == [
+            (ScaledReason.AT_BUDGET, "More replicas are wanted than scaling.budget pays for: 2.")
+        ]
+
+
+LEARNT = {"at": "2026-11-21T12:00:00Z", "capacity": "2.5", "margin": "0.40", "peak": "9", "evidence": "5m"}
+
+
+async def test_takes_up_what_was_learnt_of_the_same_pods() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, pod("a"))
+        await scene.gateway.change(str(KEY), in_flight=1)
+        await scene.settle()
+        deployment = scene.store.find_deployment(KEY)
+        assert deployment is not None
+        await say(scene, learnt={**LEARNT, "basis": find_basis(deployment)})
+
+        await scene.autoscaler.scale(KEY)
+
+        said = scene.autoscaler.view(stored(manifest(name="m"))).kept.learnt
+        assert said is not None
+        assert (said.capacity, said.at) == ("2.5", "2026-11-21T12:00:00Z")
+
+
+async def test_forgets_what_was_learnt_of_other_pods() -> None:
+    async with scaling() as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, pod("a"))
+        await scene.gateway.change(str(KEY), in_flight=1)
+        await say(scene, learnt={**LEARNT, "basis": "another"})
+
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.autoscaler.view(stored(manifest(name="m"))).kept.learnt is None
+
+
+async def test_every_figure_of_a_decision_is_a_series_until_it_is_deleted() -> None:
+    async with scaling(minReplicas=1, budget={"perHour": "5"}) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, pod("a"))
+        await scene.gateway.change(str(KEY), held=1, in_flight=3)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        found = series()
+        assert found['lull_demand_requests{name="m",namespace="default",state="in_flight"}'] == 3
+        assert found['lull_scaling_replicas{name="m",namespace="default",of="budget"}'] == 2
+        assert found['lull_scaling_replicas{name="m",namespace="default",of="least"}'] == 1
+        assert found['lull_scaling_reason{name="m",namespace="default",reason="WithinTarget"}'] == 1
+        assert found['lull_cost_per_hour{name="m",namespace="default"}'] == 2
+
+        await scene.server.remove(LLMDEPLOYMENTS, "m")
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert series() == {}
+
+
+def series() -> dict[str, float]:
+    """Values of the LLMDeployment's series."""
+    lines = (line.rpartition(" ") for line in metrics.render().decode().splitlines() if 'name="m"' in line)
+    return {name: float(value) for name, _, value in lines}

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import pytest
-
 from lull.api.scaling import BudgetSpec
-from lull.api.spec import LLMDeploymentSpec
-from lull.core.budget import Spending, find_cap, find_price, parse_prices, spend
+from lull.core.budget import Spending, catch_up, find_cap, spend
 
 MID_MONTH = datetime(2026, 11, 15, tzinfo=UTC).timestamp()
 LAST_HOUR = datetime(2026, 11, 30, 23, tzinfo=UTC).timestamp()
@@ -61,11 +58,33 @@ def test_counts_what_replicas_cost() -> None:
 
 
 def test_begins_a_month_with_what_it_has_cost_itself() -> None:
-    november = Spending("2026-11", 500.0, LAST_HOUR)
+    november = Spending("2026-11", 500.0, MID_MONTH, LAST_HOUR)
 
     december = spend(november, 2, price=1.0, wall=LAST_HOUR + 2 * 3600)
 
     assert (december.month, december.amount) == ("2026-12", 2.0)
+    assert december.since == LAST_HOUR + 3600
+
+
+def test_charges_for_a_gap_what_began_in_it_from_its_beginning() -> None:
+    known = Spending("2026-11", 10.0, MID_MONTH, MID_MONTH)
+    now = MID_MONTH + 7200
+
+    caught_up = catch_up(known, [MID_MONTH - 100, MID_MONTH + 3600], price=2.0, wall=now)
+
+    assert caught_up == Spending("2026-11", 16.0, MID_MONTH, now)
+
+
+def test_charges_nothing_for_a_gap_in_which_nothing_is_known_to_have_run() -> None:
+    known = Spending("2026-11", 10.0, MID_MONTH, MID_MONTH)
+
+    assert catch_up(known, [], price=2.0, wall=MID_MONTH + 7200).amount == 10.0
+
+
+def test_charges_a_month_only_for_the_part_of_a_gap_that_is_in_it() -> None:
+    known = Spending("2026-11", 10.0, MID_MONTH, LAST_HOUR)
+
+    assert catch_up(known, [0.0], price=2.0, wall=LAST_HOUR + 3 * 3600).amount == 4.0
 
 
 def test_never_spends_more_than_a_month_may_cost() -> None:
@@ -75,28 +94,3 @@ def test_never_spends_more_than_a_month_may_cost() -> None:
         spending = spend(spending, running, price=2.0, wall=MID_MONTH + minute * 60)
 
     assert 45 < spending.amount <= 50 + 2.0 / 6
-
-
-def test_reads_prices() -> None:
-    assert parse_prices("NVIDIA-L4=0.81, *=3") == {"NVIDIA-L4": 0.81, "*": 3.0}
-    assert parse_prices("") == {}
-
-
-@pytest.mark.parametrize("text", ["NVIDIA-L4", "=1", "a=-1", "a=inf", "a=b"])
-def test_refuses_what_is_no_price(text: str) -> None:
-    with pytest.raises(ValueError, match="is no price: write for example"):
-        parse_prices(text)
-
-
-def test_counts_the_accelerators_of_the_dearest_pool() -> None:
-    spec = LLMDeploymentSpec.model_validate(
-        {
-            "model": {"source": "hf://org/name"},
-            "parallelism": {"tensor": 2},
-            "placement": {"pools": [{"name": "a", "product": "NVIDIA-L4"}, {"name": "b", "product": "NVIDIA-H100"}]},
-        }
-    )
-
-    assert find_price(spec, {"NVIDIA-L4": 0.8, "NVIDIA-H100": 4.0}) == 8.0
-    assert find_price(spec, {"NVIDIA-L4": 0.8}) is None
-    assert find_price(spec, {"NVIDIA-L4": 0.8, "*": 5.0}) == 10.0

@@ -46,7 +46,7 @@ def test_wakes_for_the_first_held_request() -> None:
     decision = decide(POLICY, asked(held=1), NONE, history=None, now=0.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (1, ScalingReason.ACTIVATED)
-    assert decision.message == "0 → 1: 1 waiting and 0 in flight, nothing running; 0 ready, 0 loading"
+    assert decision.message == "0 → 1: 1 waiting and 0 in flight, nothing running; 0 ready, 1 loading"
 
 
 def test_wakes_one_replica_for_ten_clients() -> None:
@@ -404,3 +404,73 @@ def test_derives_the_target_from_what_an_engine_runs_at_a_time(
     )
 
     assert build_policy(spec).target_in_flight == expected
+
+
+WOKEN = replace(POLICY, woken_at=100.0)
+
+
+def test_somebody_wakes_it_without_a_request() -> None:
+    decision = decide(WOKEN, asked(), NONE, history=None, now=101.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (1, ScalingReason.WOKEN)
+    assert decision.message == "0 → 1: woken by lull wake, nothing running; 0 ready, 1 loading"
+
+
+def test_what_was_woken_falls_asleep_once_it_has_been_ready_for_as_long_as_an_idle_model_stays() -> None:
+    woken = decide(WOKEN, asked(), NONE, history=None, now=101.0, wall=0.0)
+
+    awake = decide(WOKEN, asked(), ready(1, at=160.0), history=woken.history, now=759.0, wall=0.0)
+    idle = decide(WOKEN, asked(), ready(1, at=160.0), history=awake.history, now=760.0, wall=0.0)
+    asleep = decide(WOKEN, asked(), NONE, history=idle.history, now=761.0, wall=0.0)
+
+    assert (awake.replicas, idle.replicas, idle.reason) == (1, 0, ScalingReason.IDLE)
+    assert asleep.replicas == 0
+
+
+def test_a_wake_keeps_awake_what_is_awake() -> None:
+    calm = decide(POLICY, asked(), ready(1), history=None, now=0.0, wall=0.0)
+
+    decision = decide(replace(POLICY, woken_at=590.0), asked(), ready(1), history=calm.history, now=601.0, wall=0.0)
+
+    assert decision.replicas == 1
+
+
+def test_a_wake_adds_nothing_to_what_load_asks_for() -> None:
+    assert decide(WOKEN, asked(in_flight=64), ready(2), history=None, now=101.0, wall=0.0).replicas == 2
+
+
+def test_a_wake_needs_no_gateway() -> None:
+    woken = decide(WOKEN, None, NONE, history=None, now=101.0, wall=0.0)
+    late = decide(WOKEN, None, NONE, history=None, now=700.0, wall=0.0)
+
+    assert (woken.replicas, woken.reason) == (1, ScalingReason.WOKEN)
+    assert woken.message == "0 → 1: woken by lull wake; no gateway says what is asked for"
+    assert (late.replicas, late.reason) == (0, ScalingReason.SIGNAL_MISSING)
+
+
+@pytest.mark.parametrize("demand", [asked(), None])
+def test_a_wake_stays_within_bounds(demand: Demand | None) -> None:
+    broke = replace(WOKEN, cap=Cap(0, "0.00 of 10 are left this month"))
+    disabled = replace(WOKEN, scale_up=Pace(0.0, SelectPolicy.DISABLED, ()))
+
+    for policy in (broke, disabled, replace(WOKEN, manual=0)):
+        assert decide(policy, demand, NONE, history=None, now=101.0, wall=0.0).replicas == 0
+
+
+def test_says_about_when_what_loads_is_ready() -> None:
+    quick = replace(POLICY, cold_start=35.0)
+    loading = ReplicaCounts(asked=2, ready=1, loading=1, ready_at=0.0, loading_since=90.0)
+
+    more = decide(quick, asked(in_flight=90), loading, history=None, now=100.0, wall=0.0)
+    same = decide(quick, asked(in_flight=60), loading, history=None, now=100.0, wall=0.0)
+    late = decide(quick, asked(in_flight=60), loading, history=None, now=200.0, wall=0.0)
+
+    assert more.message.endswith("; 1 ready, 2 loading, ready in about 35s")
+    assert same.message.endswith("; 1 ready, 1 loading, ready in about 25s")
+    assert late.message.endswith("; 1 ready, 1 loading, ready any moment")
+
+
+def test_says_what_it_was_bounded_by() -> None:
+    decision = decide(POLICY, asked(in_flight=1000), ready(1), history=None, now=0.0, wall=0.0)
+
+    assert (decision.least, decision.wanted, decision.most) == (0, 8, 8)
