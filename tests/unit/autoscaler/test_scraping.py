@@ -19,6 +19,7 @@ from lull.autoscaler.scraping import Scraper
 from lull.core.signals import Demand
 from lull.doors import clock, http
 from lull.doors.events import Recorder
+from lull.doors.prices import Prices
 from tests.unit.autoscaler.test_loop import DEPLOYMENTS, KEY, PODS, Scene, pod, scaling, workload
 
 
@@ -199,6 +200,7 @@ async def test_a_model_that_is_busy_past_the_gateways_does_not_fall_asleep() -> 
             recorder=Recorder(scene.autoscaler._kube, "operator-a"),
             timing=Timing(tick=0.05, stale_after=5.0),
             on_decision=lambda _: None,
+            prices=Prices(""),
             scraper=scraper,
         )
         await scene.server.put(DEPLOYMENTS, workload(1))
