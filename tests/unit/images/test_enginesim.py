@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from images.enginesim.options import parse_options
 from images.enginesim.server import Server
+from lull.core.enginemetrics import parse_metrics
 
 _CHAT = "/v1/chat/completions"
 Client = TestClient[web.Request, web.Application]
@@ -124,6 +125,20 @@ async def test_a_dead_core_ends_streams_and_only_later_shows_in_health() -> None
 
     assert "EngineCore encountered an issue" in text
     assert (early.status, late.status, refused.status) == (200, 503, 500)
+
+
+async def test_counts_tokens_while_they_are_written() -> None:
+    async with _serving("--sim-decode-tps", "10") as (_, client):
+        stream = await _begin(client)
+        # A blank line, and the event that has a token.
+        await stream.content.readline()
+        await stream.content.readline()
+        during = parse_metrics(await (await client.get("/metrics")).read())
+        stream.close()
+
+    # Nothing has ended, and the prompt counts when it has.
+    assert (during.running, during.finished) == (1, 0)
+    assert during.tokens
 
 
 async def test_load_counts_what_the_gauges_miss_while_asleep() -> None:
