@@ -428,7 +428,8 @@ async def test_wakes_by_annotation_and_goes_on_counting_after_a_restart(scene: S
         return given
 
     async def costs(amount: str) -> bool:
-        return bool((await status()).get("cost", {}).get("perHour") == amount)
+        cost: Manifest = (await status()).get("cost", {})
+        return bool(cost.get("perHour") == amount)
 
     async with running(scene.kube, scene.namespace, prices=str(prices)):
         scene.apply("m", accelerator=product)
