@@ -99,7 +99,8 @@ def _waves(minutes: int, chance: random.Random) -> list[float]:
 
 def _ramps(minutes: int, chance: random.Random) -> list[float]:
     """From one level straight to another."""
-    shares, level = [], chance.random()
+    shares: list[float] = []
+    level = chance.random()
     while len(shares) < minutes:
         until, count = chance.random(), chance.randint(5, 40)
         shares += [level + (until - level) * step / count for step in range(count)]
