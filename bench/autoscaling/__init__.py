@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.autoscaling.contest import ATTAINMENT, CLAIRVOYANT, LULL, STATIC, Match, play
+from bench.autoscaling.contest import ATTAINMENT, CLAIRVOYANT, LULL, STATIC, Match, play, play_drawn
+from bench.autoscaling.drawn import JUDGED
 from bench.autoscaling.scenario import CONTENDERS, LEAST, find_rate, score
 from bench.autoscaling.traces import list_loads, make_llmd
 from bench.claims import Claim
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 COLD_STARTS: Final = (20.0, 100.0, 300.0)
 LEAST_SAVED: Final = 15.0
 LEAST_SHARE: Final = 80.0
+DRAWN: Final = 24
+FEW_DRAWN: Final = 6
 LLMD_ATTAINMENT: Final = 98.0
 LLMD_REPLICAS: Final = 5.5
 
@@ -75,6 +79,37 @@ def claim(entries: Sequence[Entry]) -> list[Claim]:
     ]
 
 
+def claim_drawn(played: Sequence[Sequence[Entry]]) -> list[Claim]:
+    """What is promised on loads that no setting was chosen for; of each, its entries."""
+    count, dominated, holding = len(played), 0, 0
+    less, fewest = [], []
+    for entries in played:
+        lull = next(entry for entry in entries if entry.contender == LULL)
+        known_afterwards = next(entry for entry in entries if entry.contender == STATIC and entry.is_swept)
+        others = [entry for entry in entries if entry is not lull and entry is not known_afterwards]
+        dominated += any(one.attainment > lull.attainment and one.gpu_hours < lull.gpu_hours for one in others)
+        holding += lull.holds
+        fewest.append(100 * lull.gpu_hours / known_afterwards.gpu_hours)
+        # The cheapest of those who serve as much, or as much as was asked for.
+        equal = [one.gpu_hours for one in others if one.attainment >= min(lull.attainment, ATTAINMENT)]
+        if equal:
+            less.append(100 * (1 - lull.gpu_hours / min(equal)))
+    subject = f"{count} loads drawn at random"
+    return [
+        Claim(f"{subject}: with a baseline better and cheaper", dominated, 0, "", count),
+        Claim(f"{subject}: within the SLO for 99 % of the requests", 100 * holding / count, None, "%", count),
+        Claim(
+            f"{subject}: GPU-hours less than the best baseline's that serves as many, median",
+            median(less) if less else 0.0,
+            LEAST_SAVED,
+            "%",
+            len(less),
+            at_least=True,
+        ),
+        Claim(f"{subject}: GPU-hours, of the fewest replicas' that hold, median", median(fewest), None, "%", count),
+    ]
+
+
 def claim_scenario(scores: dict[str, Score], count: int) -> list[Claim]:
     """What is promised in llm-d's scenario."""
     lull = scores[LULL]
@@ -92,7 +127,7 @@ def show(entries: Iterable[Entry]) -> None:
     for _, group in groupby(entries, key=lambda entry: (entry.load, entry.cold_start)):
         match = list(group)
         peak = next(one for one in match if one.contender == STATIC and not one.is_swept)
-        bound = next(one for one in match if one.contender == CLAIRVOYANT)
+        bound = next((one for one in match if one.contender == CLAIRVOYANT), peak)
         for one in match:
             saved, possible = peak.gpu_hours - one.gpu_hours, peak.gpu_hours - bound.gpu_hours
             table.add_row(
@@ -126,12 +161,17 @@ def _measure(cold_starts: Sequence[float], *, is_quick: bool) -> list[Claim]:
         for load in range(len(list_loads(is_quick=is_quick)))
         for cold_start in cold_starts
     ]
-    say(f"  {len(matches)} traces with cold starts, and llm-d's scenario with at least {LEAST} replicas")
+    seeds = range(JUDGED, JUDGED + (FEW_DRAWN if is_quick else DRAWN))
+    say(
+        f"  {len(matches)} traces with cold starts, {len(seeds)} loads drawn at random, "
+        f"and llm-d's scenario with at least {LEAST} replicas"
+    )
     with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         scored = dict(zip(CONTENDERS, pool.map(score, CONTENDERS), strict=True))
         # What the cold starts of a trace have in common is found once.
         played = list(pool.map(play, matches, chunksize=len(cold_starts)))
-    show(entry for entries in played for entry in entries)
+        drawn = list(pool.map(play_drawn, seeds))
+    show(entry for entries in [*played, *drawn] for entry in entries)
     show_scenario(scored)
-    claims = claim_scenario(scored, len(make_llmd()))
+    claims = claim_scenario(scored, len(make_llmd())) + claim_drawn(drawn)
     return claims + [one for entries in played for one in claim(entries)]

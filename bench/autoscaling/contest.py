@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.autoscaling.aibrix import Apa
+from bench.autoscaling.drawn import draw
 from bench.autoscaling.hpa import Hpa, Keda, SloLoop
 from bench.autoscaling.knative import Kpa
 from bench.autoscaling.plans import Needed, Static, build_plan, count_needed, measure_work
@@ -121,6 +122,16 @@ def play(match: Match) -> list[Entry]:
             entries += arena.sweep(family, documented)
     entries.append(arena.enter(LULL, "default", build_lull(load.most, slo=load.slo)))
     return [_bound(entry, entries) for entry in entries]
+
+
+def play_drawn(seed: int) -> list[Entry]:
+    """All contenders as documented, without the clairvoyant, on a load that nobody has looked at."""
+    drawn = draw(seed)
+    load, requests = drawn.load, drawn.load.read()
+    arena = Arena(load, requests, drawn.cold_start, _count_fewest(load, requests))
+    others = [arena.run_family(family, family.targets[0], family.least) for family in FAMILIES]
+    lull = arena.enter(LULL, "default", build_lull(load.most, slo=load.slo))
+    return [arena.enter_peak(), arena.find_static(), *others, lull]
 
 
 def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
@@ -254,7 +265,10 @@ def _bound(entry: Entry, entries: Sequence[Entry]) -> Entry:
 def find_fewest(number: int, *, is_quick: bool) -> int:
     """Of a load, the fewest replicas that hold all the time."""
     load = list_loads(is_quick=is_quick)[number]
-    requests = load.read()
+    return _count_fewest(load, load.read())
+
+
+def _count_fewest(load: Load, requests: Sequence[Request]) -> int:
     low, high = 0, load.most
     while high - low > 1:
         middle = (low + high) // 2

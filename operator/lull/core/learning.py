@@ -9,7 +9,9 @@ Where every replica always has prompts to read it is saturated, and what it fini
 Arrivals over capacity are the replicas that are needed, times a margin for what comes while a replica starts. The
 margin is steered by the SLO itself: each miss raises it, and each success lowers it by as much less as misses are
 allowed to be rarer, so that over time as many requests miss as may (adaptive conformal inference: Gibbs and Candès,
-NeurIPS 2021). It needs no model of the traffic.
+NeurIPS 2021). It needs no model of the traffic. What is missed while load is as usual and there are replicas enough for
+it is no surprise that a margin is for: then a replica carries less than how busy it is lets hope, and capacity is
+discounted in the same way.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ COLD_START: Final = 120.0
 """Until one was measured."""
 FIRST_MARGIN: Final = 0.25
 """Replicas on top of those needed, as a share of them."""
-LEAST_MARGIN: Final = -0.15
+LEAST_MARGIN: Final = 0.0
+"""Capacity is no target to go beyond: what was missed too rarely for an hour is no credit for the next."""
 MOST_MARGIN: Final = 2.0
+MOST_OVERRATED: Final = 1.0
+"""A replica is taken to carry half of what it seems to, at least."""
 
 _FAST: Final = 10.0
 _SLOW: Final = 60.0
@@ -59,6 +64,8 @@ _AGEING: Final = 1e-5
 _UNSEEN: Final = 0.9
 """Of the best time per token that was seen: an idle replica, which hardly ever is, would do better."""
 _STEERING: Final = 0.8
+_EASILY: Final = 0.8
+"""Of a limit: what a replica alone takes, where the SLO is within reach."""
 _STEERING_SECONDS: Final = 36.0
 """So many seconds of nothing but misses raise the margin by `_STEERING`."""
 
@@ -89,6 +96,7 @@ class Scene:
     now: float
     ready: int
     held: int
+    loading: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,9 @@ class Knowledge:
     busyness: float = 0.0
     """Of a replica, where 1 is as busy as the SLO allows."""
     capacity: float = 0.0
-    """Requests that a replica carries."""
+    """Requests that a replica carries, by how busy it is."""
+    overrated: float = 0.0
+    """How much higher `capacity` is than what a replica carries with as few misses as are allowed, as a share of that."""
     evidence: float = 0.0
     margin: float = FIRST_MARGIN
     is_steered: bool = False
@@ -133,6 +143,16 @@ class Knowledge:
     @property
     def is_known(self) -> bool:
         return self.evidence >= _ENOUGH and self.capacity > 0
+
+    @property
+    def carried(self) -> float:
+        """Requests that a replica carries within the SLO."""
+        return self.capacity / (1 + self.overrated)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether what is missed is missed by the replicas that are there, with what usually comes."""
+        return self.at - max(self.rough_at, self.changed_at) > _MINUTE and self.expected <= self.carried * self.ready
 
     @property
     def is_rough(self) -> bool:
@@ -178,7 +198,7 @@ def learn(known: Knowledge | None, service: Service, scene: Scene, objective: Ob
     known = _measure(known, scene, seconds)
     met = None if service.met is None or before.met is None else service.met - before.met
     missed = None if service.missed is None or before.missed is None else service.missed - before.missed
-    return known if met is None or missed is None else _steer(known, max(0, met), max(0, missed), objective)
+    return known if met is None or missed is None else _steer(known, max(0, met), max(0, missed), scene, objective)
 
 
 def find_need(known: Knowledge, scene: Scene, *, cold_start: float | None) -> Need | None:
@@ -188,9 +208,9 @@ def find_need(known: Knowledge, scene: Scene, *, cold_start: float | None) -> Ne
     queued = known.service.queued or 0
     horizon = _CLEARING * max(cold_start or COLD_START, _MINUTE)
     usual = known.expected * _MINUTE / 40
-    backlog = max(0.0, scene.held + queued - usual) / (known.capacity * horizon)
+    backlog = max(0.0, scene.held + queued - usual) / (known.carried * horizon)
     now, lasting = (_add_margin(known, rate) for rate in (known.expected, min(known.expected, known.slow)))
-    return Need(now / known.capacity + backlog, lasting / known.capacity + backlog, backlog)
+    return Need(now / known.carried + backlog, lasting / known.carried + backlog, backlog)
 
 
 def _add_margin(known: Knowledge, rate: float) -> float:
@@ -277,12 +297,32 @@ def _measure(known: Knowledge, scene: Scene, seconds: float) -> Knowledge:
     return replace(known, evidence=evidence, capacity=known.capacity + share * (capacity - known.capacity))
 
 
-def _steer(known: Knowledge, met: int, missed: int, objective: Objective) -> Knowledge:
-    """Move the margin by what the SLO was missed more often, or less often, than it may be."""
+def _steer(known: Knowledge, met: int, missed: int, scene: Scene, objective: Objective) -> Knowledge:
+    """Answer that the SLO was missed more often, or less often, than it may be.
+
+    Where load is as usual and the replicas should do, they carry less than was thought; otherwise the margin was too
+    small. Of what there is too much, the margin goes first.
+    """
     if not known.is_known or not known.is_steered or known.hourly <= 0:
         return known
-    surplus = (missed - objective.allowed * (met + missed)) / (known.hourly * _STEERING_SECONDS)
-    return replace(known, margin=min(MOST_MARGIN, max(LEAST_MARGIN, known.margin + _STEERING * surplus)))
+    if missed and scene.loading and known.is_calm:
+        # It is being answered.
+        return known
+    step = _STEERING * (missed - objective.allowed * (met + missed)) / (known.hourly * _STEERING_SECONDS)
+    is_overrated = known.is_calm and _can_be_met(known, objective) if step > 0 else known.margin <= LEAST_MARGIN
+    if is_overrated:
+        return replace(known, overrated=min(MOST_OVERRATED, max(0.0, known.overrated + step)))
+    return replace(known, margin=min(MOST_MARGIN, max(LEAST_MARGIN, known.margin + step)))
+
+
+def _can_be_met(known: Knowledge, objective: Objective) -> bool:
+    """Whether replicas were seen to be faster than they have to be: no number of slower ones would do."""
+    return (
+        known.quickest is not None
+        and known.promptest is not None
+        and known.quickest < _EASILY * objective.per_token
+        and known.promptest < _EASILY * objective.first_token
+    )
 
 
 def _blend(average: float, value: float, seconds: float, span: float, age: float) -> float:

@@ -288,7 +288,8 @@ def _learn(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: His
     # What only some gateways say is neither all that arrived nor all that was answered.
     if policy.objective is None or demand.service is None or not demand.complete:
         return history.knowledge if policy.objective is not None else None
-    return learn(history.knowledge, demand.service, Scene(now, replicas.ready, demand.held), policy.objective)
+    scene = Scene(now, replicas.ready, demand.held, replicas.loading)
+    return learn(history.knowledge, demand.service, scene, policy.objective)
 
 
 def _wish(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> _Wish:
@@ -507,7 +508,7 @@ def _describe_target(policy: Policy, load: _Load) -> str:
     if load.wish.need is None or knowledge is None:
         return f"a target of {policy.target_queue} and {policy.target_in_flight} per replica"
     return (
-        f"{knowledge.capacity:.3g} requests/s per replica, of which {knowledge.expected:.3g} come, "
+        f"{knowledge.carried:.3g} requests/s per replica, of which {knowledge.expected:.3g} come, "
         f"and a margin of {knowledge.margin:.2f}"
     )
 

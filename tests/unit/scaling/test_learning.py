@@ -104,18 +104,49 @@ def test_does_not_take_chance_for_a_jump() -> None:
     assert watch(EASY, rate=5.5, known=calm, seconds=10).expected == pytest.approx(5.0, rel=0.03)
 
 
-def test_misses_raise_the_margin_and_successes_lower_it() -> None:
+def test_misses_of_a_jump_raise_the_margin_and_successes_lower_it() -> None:
     known = watch(replace(EASY, missed=0), rate=2.0, seconds=1800)
-    worse = watch(replace(EASY, missed=20), rate=2.0, known=known, seconds=600)
+    worse = watch(replace(EASY, missed=20), rate=6.0, known=known, seconds=600)
 
     assert LEAST_MARGIN <= known.margin < FIRST_MARGIN
     assert known.margin < worse.margin <= MOST_MARGIN
 
 
-def test_as_many_misses_as_allowed_leave_the_margin_alone() -> None:
+def test_as_many_misses_as_allowed_change_nothing_on_the_whole() -> None:
     known = watch(replace(EASY, missed=1), rate=10.0, seconds=3600)
 
-    assert known.margin == pytest.approx(FIRST_MARGIN, abs=0.02)
+    assert known.margin + known.overrated == pytest.approx(FIRST_MARGIN, abs=0.02)
+
+
+def test_misses_with_enough_replicas_say_that_they_carry_less() -> None:
+    known = watch(replace(EASY, missed=0), rate=2.0)
+    worse = watch(replace(EASY, missed=5), rate=2.0, known=known, seconds=600)
+
+    assert worse.carried < known.carried
+    assert worse.margin <= known.margin
+
+
+def test_misses_with_too_few_replicas_are_a_matter_of_margin() -> None:
+    known = watch(replace(EASY, missed=0), rate=2.0)
+    worse = watch(replace(EASY, missed=20), rate=6.0, known=known, seconds=60)
+
+    assert worse.margin - known.margin > 5 * worse.overrated
+
+
+def test_an_slo_that_no_replica_keeps_says_nothing_of_what_one_carries() -> None:
+    slow = replace(EASY, per_token=0.5, missed=0)
+    known = watch(slow, rate=2.0)
+
+    assert watch(replace(slow, missed=100), rate=2.0, known=known, seconds=600).overrated == 0
+
+
+def test_misses_while_more_replicas_load_are_answered_already() -> None:
+    known = watch(replace(EASY, missed=0), rate=2.0)
+    seen = replace(known.service, arrived=known.service.arrived + 2, missed=2)
+
+    after = learn(known, seen, Scene(known.at + 1, 2, 0, loading=1), OBJECTIVE)
+
+    assert (after.margin, after.overrated) == (known.margin, known.overrated)
 
 
 def test_misses_of_a_cold_start_from_nothing_say_nothing_about_the_margin() -> None:
