@@ -147,6 +147,7 @@ class Front:
         for piece in pieces:
             if not self.transport.is_closed:
                 self.client.data_received(piece)
+        self.client.door.outbox.flush()
 
     def _serve(self, gateway: Gateway, exchange: Exchange) -> None:
         self.served.append((exchange.method, exchange.path, exchange.body))

@@ -19,6 +19,7 @@ import httptools
 
 from lull.doors import clock
 from lull.gateway.exchange import Exchange
+from lull.gateway.outbox import Outbox
 from lull.gateway.reply import Reply
 from lull.wire.openai import Refusal, unavailable
 
@@ -103,6 +104,7 @@ class Door:
         self.sweep = sweep
         self.clients: set[Client] = set()
         self.date = b""
+        self.outbox = Outbox()
         self._prefix = secrets.token_hex(6)
         self._number = 0
         self._servers: list[asyncio.Server] = []
@@ -356,7 +358,7 @@ class Client:
 
     def write(self, data: bytes) -> None:
         if not self._is_gone:
-            self.transport.write(data)
+            self.door.outbox.write(self.transport, data)
 
     def answered(self, *, closing: bool) -> None:
         """The request that is under way has its answer."""
@@ -375,6 +377,7 @@ class Client:
     def abort(self) -> None:
         """Cut the connection, whatever is on its way."""
         if not self._is_gone:
+            self.door.outbox.flush()
             self.transport.abort()
 
     # What the door calls.
@@ -535,6 +538,7 @@ class Client:
     def _hang_up(self) -> None:
         if self._is_gone:
             return
+        self.door.outbox.flush()
         self.door.gateway.pending_bytes -= sum(len(request.body) for request in self._queue)
         self._queue.clear()
         self._read(wanted=True)
