@@ -2,7 +2,8 @@
 
 A write wakes whoever reads, and the way through the kernel is long. When several follow each other the reader is awake
 already and the way is known, so that each takes two thirds of the time. What is written in one turn of the event loop
-therefore goes out at its end, where that is worth the other turn that it takes.
+therefore goes out at its end, where that is worth the other turn that it takes. That is so for requests and for whole
+answers; parts of streams come large, or few at a time, and gain nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Outbox:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits, for a connection that is to be closed."""
+        """Send what waits: a connection is to be closed, or something to be sent at once that may be behind it."""
         waiting = self._waiting
         if waiting:
             self._waiting = []
