@@ -287,9 +287,6 @@ def _step(gateway: Gateway, exchange: Exchange, at: int) -> None:
     except Refusal as refusal:
         refuse(gateway, exchange, refusal)
         return
-    if exchange.limits.is_plain:
-        # Nobody reads it again, and what comes next finds its memory warm.
-        exchange.call.content.clear()
     _try(gateway, exchange)
 
 
