@@ -30,6 +30,7 @@ from lull.wire.usage import Usage, ask_for_usage, read_usage
 from tests.fakes.collaborators import build_gateway
 from tests.hostile.raw import parse_answers
 from tests.hostile.spellings import attempts, chat, post
+from tests.usages import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +148,7 @@ class Front:
         for piece in pieces:
             if not self.transport.is_closed:
                 self.client.data_received(piece)
+        self.client.door.outbox.flush()
 
     def _serve(self, gateway: Gateway, exchange: Exchange) -> None:
         self.served.append((exchange.method, exchange.path, exchange.body))
@@ -404,7 +406,7 @@ def _relay(path: str, chunks: list[bytes], *, strip_usage: bool) -> tuple[bytes,
         if is_done or is_error:
             break
     # A line feed after a carriage return may be one line's end or another one: no event depends on it.
-    return passed.rstrip(b"\r\n"), is_done, is_error, reader.usage
+    return passed.rstrip(b"\r\n"), is_done, is_error, told(reader.usage)
 
 
 class TestStreams:

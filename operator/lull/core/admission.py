@@ -73,18 +73,21 @@ class Limits:
     """No other model, no memory and no second engine has a part in its answers, so that nobody needs to look."""
 
 
-class Ticket(NamedTuple):
+class Ticket:
     """One request's place in line."""
 
-    number: int
-    """Order of arrival."""
-    key: Key
-    size: int
-    lane: str = ""
-    """The adapter; empty for the model itself."""
-    tenant: str = ""
-    """Whoever the line is fair to: the id of an API key."""
-    priority: int = 0
+    __slots__ = ("key", "lane", "number", "priority", "size", "tenant")
+
+    def __init__(self, number: int, key: Key, size: int, lane: str, tenant: str, priority: int) -> None:
+        self.number = number
+        """Order of arrival."""
+        self.key = key
+        self.size = size
+        self.lane = lane
+        """The adapter; empty for the model itself."""
+        self.tenant = tenant
+        """Whoever the line is fair to: the id of an API key."""
+        self.priority = priority
 
 
 class Arrival(NamedTuple):

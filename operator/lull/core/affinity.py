@@ -8,7 +8,6 @@ and on every machine, computes the same chain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from zlib import crc32
 
@@ -49,21 +48,23 @@ class Call(Protocol):
     def max_tokens(self) -> int | None: ...
 
 
-@dataclass(slots=True)
 class Work:
     """What a request asks of an engine."""
 
-    prompt_tokens: int
-    output_tokens: int
-    """As many as are to be expected."""
-    blocks: tuple[int, ...] = ()
-    """A hash of each whole block of the prompt and all before it."""
-    known: int = 0
-    """Of the prompt's tokens, those that its engine was expected to have. This and what follows `routing` keeps."""
-    pending: int = 0
-    """Of the prompt's tokens, those that it has yet to read."""
-    writing: int = 0
-    """Of the answer's tokens, those that it has yet to write."""
+    __slots__ = ("blocks", "known", "output_tokens", "pending", "prompt_tokens", "writing")
+
+    def __init__(self, prompt_tokens: int, output_tokens: int, blocks: tuple[int, ...] = ()) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        """As many as are to be expected."""
+        self.blocks = blocks
+        """A hash of each whole block of the prompt and all before it."""
+        self.known = 0
+        """Of the prompt's tokens, those that its engine was expected to have. This and what follows `routing` keeps."""
+        self.pending = 0
+        """Of the prompt's tokens, those that it has yet to read."""
+        self.writing = 0
+        """Of the answer's tokens, those that it has yet to write."""
 
 
 def measure_work(call: Call, size: int, *, adapter: str = "") -> Work:

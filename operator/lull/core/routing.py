@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection  # noqa: TC003  mypyc evaluates what annotates a field
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from lull.api import names
 from lull.api.llmdeployment import Key
@@ -113,16 +113,21 @@ class Candidate:
 _NO_WORK: Final = Work(0, 0)
 
 
-class Choice(NamedTuple):
+class Choice:
     """What there is to know about the request that an endpoint is picked for."""
 
-    slots: int
-    turn: int
-    tried: Collection[str] = ()
-    """Endpoints (by uid) that failed this request before."""
-    adapter: str = ""
-    """The adapter that is asked for; empty for the model itself, which every endpoint has."""
-    work: Work = _NO_WORK
+    __slots__ = ("adapter", "slots", "tried", "turn", "work")
+
+    def __init__(
+        self, slots: int, turn: int, tried: Collection[str] = (), adapter: str = "", work: Work = _NO_WORK
+    ) -> None:
+        self.slots = slots
+        self.turn = turn
+        self.tried = tried
+        """Endpoints (by uid) that failed this request before."""
+        self.adapter = adapter
+        """The adapter that is asked for; empty for the model itself, which every endpoint has."""
+        self.work = work
 
 
 def parse_endpoint(pod: Manifest) -> Endpoint | None:

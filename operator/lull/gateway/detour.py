@@ -9,6 +9,7 @@ from lull.core.affinity import measure_work
 from lull.core.fallback import Asked, State, choose, choose_next
 from lull.gateway.continuing import listen
 from lull.gateway.exchange import Stage
+from lull.wire.openai import parse_call
 from lull.wire.renaming import rename_model
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _CAUSES: Final = frozenset({"queue_full", "saturated", "cold_start_timeout", "en
 def detour(gateway: Gateway, exchange: Exchange) -> None:
     """Choose the model that answers, where the one that was asked for names others."""
     if exchange.limits.is_plain:
+        # Nobody looks at its parts again, and what comes next finds their memory warm.
+        exchange.call.content.clear()
         return
     deployment = exchange.deployment
     assert deployment is not None
@@ -62,6 +65,9 @@ def turn(gateway: Gateway, exchange: Exchange, cause: str) -> bool:
     exchange.broken = 0
     exchange.total_due = math.inf
     exchange.error = ""
+    if not exchange.call.content:
+        # It was let go of: there was no other model when the request came.
+        exchange.call = parse_call(exchange.path, exchange.body)
     _switch(exchange, stand_in, gateway)
     listen(exchange)
     return True

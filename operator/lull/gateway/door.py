@@ -13,12 +13,13 @@ import re
 import secrets
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from lull.doors import clock
 from lull.gateway.exchange import Exchange
+from lull.gateway.outbox import Outbox
 from lull.gateway.reply import Reply
 from lull.wire.openai import Refusal, unavailable
 
@@ -59,17 +60,30 @@ _SINGLE: Final = (
 """Headers of which there may be one only: of two, an engine or another door might follow the other one."""
 
 
-class Request(NamedTuple):
+class Request:
     """A request that is all there, or what is wrong with one that will never be."""
 
-    method: str
-    path: str
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    closing: bool
-    is_old: bool
-    """HTTP/1.0."""
-    refusal: Refusal | None
+    __slots__ = ("body", "closing", "headers", "is_old", "method", "path", "refusal")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        closing: bool,
+        is_old: bool,
+        refusal: Refusal | None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.closing = closing
+        self.is_old = is_old
+        """HTTP/1.0."""
+        self.refusal = refusal
 
 
 class _BadHeadError(Exception):
@@ -103,6 +117,7 @@ class Door:
         self.sweep = sweep
         self.clients: set[Client] = set()
         self.date = b""
+        self.outbox = Outbox()
         self._prefix = secrets.token_hex(6)
         self._number = 0
         self._servers: list[asyncio.Server] = []
@@ -355,8 +370,15 @@ class Client:
     # What the reply calls.
 
     def write(self, data: bytes) -> None:
+        """Send a part of an answer, now: whoever reads a stream wants each event when it is there."""
         if not self._is_gone:
+            self.door.outbox.flush()
             self.transport.write(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """Send an answer, together with others where many are under way."""
+        if not self._is_gone:
+            self.door.outbox.write(self.transport, data)
 
     def answered(self, *, closing: bool) -> None:
         """The request that is under way has its answer."""
@@ -375,6 +397,7 @@ class Client:
     def abort(self) -> None:
         """Cut the connection, whatever is on its way."""
         if not self._is_gone:
+            self.door.outbox.flush()
             self.transport.abort()
 
     # What the door calls.
@@ -535,6 +558,7 @@ class Client:
     def _hang_up(self) -> None:
         if self._is_gone:
             return
+        self.door.outbox.flush()
         self.door.gateway.pending_bytes -= sum(len(request.body) for request in self._queue)
         self._queue.clear()
         self._read(wanted=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
+from lull.gateway.outbox import Outbox
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -112,7 +114,7 @@ class Connection:
         """Ask; the answer goes to `reading`."""
         self.reading = reading
         if len(body) <= 1 << 16:
-            self.transport.write(head + body)
+            self._pool.outbox.write(self.transport, head + body)
         else:
             self.transport.writelines((head, body))
 
@@ -242,6 +244,7 @@ class Engines:
         self._idle: dict[tuple[str, int], list[Connection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox()
 
     def take(self, endpoint: Endpoint, reading: Reading, *, fresh: bool = False) -> asyncio.Task[None] | None:
         """`reading.connected` at once where there is an idle connection, else when the Task that is returned is done."""

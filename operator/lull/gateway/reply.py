@@ -83,7 +83,7 @@ class Reply:
         self.ended = True
         length = b"content-length: %d\r\n" % len(body) if status not in {204, 304} else b""
         head = self._head(status, headers, length)
-        self._client.write(head + body if self.has_body else head)
+        self._client.write_whole(head + body if self.has_body else head)
         self._client.answered(closing=self.closing)
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, is_event_stream: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import orjson
@@ -51,21 +51,43 @@ _SHORT_BYTES: Final = 8192
 """In a longer body it is cheaper to look at its strings once than to search it for each key."""
 
 
-class Call(NamedTuple):
+class Call:
     """What the gateway reads from a request's body; the body itself travels on as it came."""
 
-    model: str
-    stream: bool
-    content: dict[str, Any]
-    """The body, parsed."""
-    wants_usage: bool
-    """The client asked for the usage at the end of its stream."""
-    max_tokens: int | None
-    """The most tokens that it wants back, where it says so."""
-    path: str
-    has_stream_options: bool = False
-    wants_each_usage: bool = False
-    """The client asked for the usage so far in every chunk, too."""
+    __slots__ = (
+        "content",
+        "has_stream_options",
+        "max_tokens",
+        "model",
+        "path",
+        "stream",
+        "wants_each_usage",
+        "wants_usage",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        stream: bool,
+        content: dict[str, Any],
+        wants_usage: bool,
+        max_tokens: int | None,
+        path: str,
+        has_stream_options: bool,
+        wants_each_usage: bool,
+    ) -> None:
+        self.model = model
+        self.stream = stream
+        self.content = content
+        """The body, parsed."""
+        self.wants_usage = wants_usage
+        """The client asked for the usage at the end of its stream."""
+        self.max_tokens = max_tokens
+        """The most tokens that it wants back, where it says so."""
+        self.path = path
+        self.has_stream_options = has_stream_options
+        self.wants_each_usage = wants_each_usage
+        """The client asked for the usage so far in every chunk, too."""
 
     @property
     def hides_usage(self) -> bool:

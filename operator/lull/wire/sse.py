@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -54,18 +54,21 @@ class StreamError:
     message: str
 
 
-class Passage(NamedTuple):
+class Passage:
     """What one chunk brought to completion."""
 
-    whole: bytes
-    """Whole events, as they came, up to and with the first error."""
-    begun: bool
-    """There is an event among them, not just comments or an error."""
-    error: StreamError | None
-    done: bool
-    """The last event of the stream is among them."""
-    events: int = 0
-    """How many they are: comments, errors and what was taken out are not counted."""
+    __slots__ = ("begun", "done", "error", "events", "whole")
+
+    def __init__(self, whole: bytes, begun: bool, error: StreamError | None, done: bool, events: int = 0) -> None:
+        self.whole = whole
+        """Whole events, as they came, up to and with the first error."""
+        self.begun = begun
+        """There is an event among them, not just comments or an error."""
+        self.error = error
+        self.done = done
+        """The last event of the stream is among them."""
+        self.events = events
+        """How many they are: comments, errors and what was taken out are not counted."""
 
 
 _NOTHING: Final = Passage(b"", begun=False, error=None, done=False)

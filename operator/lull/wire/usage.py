@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -19,14 +18,16 @@ _MOST_BRACES: Final = 8
 """A usage has two or three objects inside; no more closing braces than this are tried for its end."""
 
 
-@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one request."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    """Of the prompt's, those that the engine had already."""
+    __slots__ = ("cached_tokens", "completion_tokens", "prompt_tokens")
+
+    def __init__(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+        self.cached_tokens = cached_tokens
+        """Of the prompt's, those that the engine had already."""
 
 
 def ask_for_usage(call: Call, body: bytes, *, each: bool = False) -> bytes:

@@ -135,6 +135,20 @@ class TestFallback:
         assert len(small.received) == 1
         await world.settle(held=0, inFlight=0)
 
+    async def test_a_fallback_that_was_named_meanwhile_knows_all_that_was_asked(self, world: World) -> None:
+        world.add_model(queue={"holdFor": "1s"})
+        world.add_model("small", **WILLING)
+        first = await world.add_engine(stream_then_die(says("a")), pod="small-1", model="small")
+        await world.wait_listed("small")
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(world.ask(stream=True))
+            await world.settle(held=1)
+            world.add_model(queue={"holdFor": "1s"}, fallback=["small"])
+            await world.until(lambda: first.received)
+            await world.add_engine(goes_on("b"), pod="small-2", model="small")
+
+        assert read(waiting.result()[1]) == ("ab", {"one"}, True, None)
+
     async def test_what_engines_fail_with_goes_to_the_fallback(self, running: Any) -> None:
         async with running(max_tries=1) as world:
             small = await add_two(world, fallback=["small"])

@@ -36,7 +36,10 @@ def body(**fields: object) -> bytes:
 
 
 def test_reads_model_and_stream() -> None:
-    assert parse(b'{"model": "m"}') == Call("m", False, {"model": "m"}, False, None, CHAT)
+    call = parse(b'{"model": "m"}')
+
+    assert (call.model, call.stream, call.content, call.wants_usage) == ("m", False, {"model": "m"}, False)
+    assert (call.max_tokens, call.path) == (None, CHAT)
     assert not parse(b'{"model": "m", "stream": null}').stream
     assert parse(b'{"model": "m", "stream": true, "messages": []}').stream
 

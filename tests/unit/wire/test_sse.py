@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from lull.wire.sse import MAX_EVENT_BYTES, EventReader, StreamError, events, parse_error, render_comment, render_event
-from lull.wire.usage import Usage
+from tests.usages import told
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 ERROR = b'data: {"error":{"message":"busy","type":"x","param":null,"code":503}}\n\n'
@@ -115,7 +115,7 @@ def test_what_is_not_plain_is_found_among_what_is(strip: bool) -> None:
     assert passage.whole == plain + chunk("b", "stop") + (b"" if strip else USAGE) + DONE
     assert passage.done
     assert passage.events == (5 if strip else 6)
-    assert reader.usage == Usage(3, 2)
+    assert told(reader.usage) == (3, 2, 0)
 
 
 def test_an_error_after_plain_events_is_found() -> None:
@@ -178,7 +178,7 @@ def test_an_engine_that_always_tells_the_usage_is_let_alone() -> None:
     reader = EventReader(strip_usage=True)
 
     assert reader.read(stream).whole == stream
-    assert reader.usage == Usage(3, 2)
+    assert told(reader.usage) == (3, 2, 0)
 
 
 def test_a_response_ends_with_an_event_of_its_own() -> None:
@@ -191,7 +191,7 @@ def test_a_response_ends_with_an_event_of_its_own() -> None:
 
     assert (begun.done, words.done, ended.done) == (False, False, True)
     assert (begun.events, words.events, ended.events) == (1, 3, 1)
-    assert reader.usage == Usage(3, 5, 1)
+    assert told(reader.usage) == (3, 5, 1)
 
 
 def test_a_response_that_is_cut_short_by_its_limit_is_done() -> None:
@@ -219,7 +219,7 @@ def test_a_message_tells_its_usage_at_its_start_and_at_its_end() -> None:
     ended = reader.read(named("message_stop"))
 
     assert (words.events, words.done, ended.done) == (2, False, True)
-    assert reader.usage == Usage(7, 4)
+    assert told(reader.usage) == (7, 4, 0)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_completions_of_other_engines_are_read_as_well() -> None:
     passed = [reader.read(each).whole for each in (*spaced, usage, DONE)]
 
     assert passed == [*spaced, b"", DONE]
-    assert reader.usage == Usage(1, 2)
+    assert told(reader.usage) == (1, 2, 0)
 
 
 def test_an_error_of_a_whole_answer_is_read_in_either_shape() -> None:
