@@ -39,6 +39,9 @@ ANNOTATION_TEMPLATE: Final = f"{GROUP}/pod-template"
 ANNOTATION_STORAGE_CLASS: Final = f"{GROUP}/storage-class"
 """On a claim, the StorageClass that it was created with where the spec named one: it cannot be changed later."""
 
+CONDITION_ASLEEP: Final = f"{GROUP}/Asleep"
+"""Condition of an engine pod that gateways are to spare: it sleeps, is about to, or is being woken."""
+
 MANAGER_CONTROLLER: Final = "lull-controller"
 """Field manager of everything the reconciler writes."""
 MANAGER_AUTOSCALER: Final = "lull-autoscaler"

@@ -22,7 +22,9 @@ from lull.api.timestamps import parse_timestamp
 from lull.core.budget import find_cap, find_price, spend
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
+from lull.core.replicas import is_asleep
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, build_policy, decide
+from lull.core.sleeping import Quiet, Rest, choose_rest
 from lull.core.status import ScalingView, is_ready
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
@@ -76,6 +78,7 @@ class _Known:
     missing_since: float | None = None
     proposed: int | None = None
     """What Shadow last recorded."""
+    rest: Rest = Rest.STAY
     spending: Spending | None = None
 
 
@@ -91,15 +94,17 @@ class Autoscaler:
         recorder: Recorder,
         timing: Timing,
         on_decision: Callable[[Key], None],
+        on_rest: Callable[[Key], None],
         prices: Mapping[str, float] | None = None,
     ) -> None:
-        """`prices`: of an accelerator-hour by product, for budgets."""
+        """`on_rest`: replicas are to sleep, or to wake; `prices`: of an accelerator-hour by product, for budgets."""
         self._kube = kube
         self._store = store
         self._collector = collector
         self._recorder = recorder
         self._timing = timing
         self._on_decision = on_decision
+        self._on_rest = on_rest
         self._prices = prices or {}
         self._known: dict[Key, _Known] = {}
 
@@ -113,6 +118,11 @@ class Autoscaler:
             decisions = tuple(deployment.status.decisions)
             return ScalingView(None, reason, said.message if said else "", decisions)
         return ScalingView(known.desired, *known.view, known.decisions)
+
+    def find_rest(self, key: Key) -> Rest:
+        """Whether the replicas of an LLMDeployment are to sleep."""
+        known = self._known.get(key)
+        return Rest.STAY if known is None else known.rest
 
     async def scale(self, key: Key) -> float | None:
         """Decide for one LLMDeployment and carry it out; seconds until the next look."""
@@ -128,16 +138,17 @@ class Autoscaler:
         now = clock.monotonic()
         known = self._recall(deployment)
         asked = _recall_shares(known.shares, deployment, workloads, owned)
-        counts = _count(deployment, self._store.list_pods(key), asked=asked, now=now)
         demand = self._collector.sum_demand(key, now)
+        counts = _count(deployment, self._store.list_pods(key), asked=asked, demand=demand, now=now)
         known, cap = self._count_cost(deployment, known, counts)
         policy = _build_policy(deployment, cap)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
+        rest = self._choose_rest(deployment, known, demand, decision.history, counts, now)
         divided = split(decision.replicas, deployment.spec.placement, asked)
         shares = await self._write(key, workloads, divided, known.shares, now)
         if shares is None:
             return self._timing.tick
-        self._conclude(deployment, replace(known, shares=shares), decision, divided, counts, demand, now)
+        self._conclude(deployment, replace(known, shares=shares, rest=rest), decision, divided, counts, demand, now)
         # What sleeps is woken by news; only a schedule, or silence of the gateways, has to be looked for.
         is_asleep = demand is not None and decision.replicas == counts.asked == counts.ready + counts.loading == 0
         return self._timing.tick * (_ASLEEP_TICKS if is_asleep else 1)
@@ -182,6 +193,23 @@ class Autoscaler:
         spending = spend(known.spending, running, price=price, wall=wall)
         cap = find_cap(spec.scaling.budget, price=price, spent=spending.amount, wall=wall)
         return replace(known, spending=spending), cap
+
+    def _choose_rest(
+        self,
+        deployment: LLMDeployment,
+        known: _Known,
+        demand: Demand | None,
+        history: History,
+        counts: ReplicaCounts,
+        now: float,
+    ) -> Rest:
+        """Whether its replicas are to sleep; told at once, as somebody may wait for them."""
+        quiet = Quiet(history.last_request_at, history.since, counts.ready_at)
+        rest = choose_rest(deployment.spec, demand, quiet, now=now, wall=clock.wall())
+        if rest is not known.rest:
+            self._known[deployment.key] = replace(known, rest=rest)
+            self._on_rest(deployment.key)
+        return rest
 
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
@@ -352,9 +380,9 @@ def _pool(manifest: Manifest) -> str:
 
 
 def _count(
-    deployment: LLMDeployment, pods: Iterable[Manifest], *, asked: Mapping[str, int], now: float
+    deployment: LLMDeployment, pods: Iterable[Manifest], *, asked: Mapping[str, int], demand: Demand | None, now: float
 ) -> ReplicaCounts:
-    """Replicas over all pools; of a group its leader stands for it."""
+    """Replicas over all pools; of a group its leader stands for it. One that wakes up is on its way, like one that loads."""
     # Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
     existing = [
         pod
@@ -366,12 +394,13 @@ def _count(
     ready = [pod for pod in existing if is_ready(pod)]
     there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
     listed = {pool.name for pool in deployment.spec.placement.pools}
+    waking = sum(map(is_asleep, ready)) if demand is not None and demand.is_any else 0
     age = clock.wall() - max((_ready_time(pod) for pod in ready), default=0.0)
     return ReplicaCounts(
         asked=sum(asked.values()),
-        ready=len(ready),
+        ready=len(ready) - waking,
         # By pool: one that has too many does not make up for one that has too few.
-        loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed),
+        loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed) + waking,
         # Kubernetes' clock is not ours: only the age travels.
         ready_at=now - max(age, 0.0) if ready else None,
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lull.api import names
 from lull.api.status import AdapterState
+from lull.core.replicas import is_asleep
 from lull.core.status import AdapterView, is_ready
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Replica:
     restarts: int
     """Of the engine's container: a new process has refused nothing yet."""
     is_ready: bool
+    is_asleep: bool
+    """Its engine's memory is not there to load anything into."""
     engine: str
     """Base URL."""
     shelves: tuple[str, ...]
@@ -262,6 +265,7 @@ def parse_replicas(pods: Iterable[Manifest]) -> tuple[Replica, ...]:
             pod=leader["metadata"]["name"],
             restarts=sum(one.get("restartCount", 0) for one in leader["status"].get("containerStatuses") or ()),
             is_ready=is_ready(leader),
+            is_asleep=is_asleep(leader),
             engine=_url(leader, "http", names.PORT_ENGINE),
             shelves=tuple(
                 _url(pod, "adapters", names.PORT_ADAPTERS)

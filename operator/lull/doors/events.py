@@ -43,6 +43,9 @@ class ScaledReason(StrEnum):
     SCALED_UP = "ScaledUp"
     SCALED_DOWN = "ScaledDown"
     SCALED_TO_ZERO = "ScaledToZero"
+    ASLEEP = "Asleep"
+    WOKEN = "Woken"
+    WAKE_FAILED = "WakeFailed"
 
 
 @dataclass(frozen=True, slots=True)

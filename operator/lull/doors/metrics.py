@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, His
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-# Of the operator's work queues; the label `queue` is "controller", "autoscaler" or "adapters".
+# Of the operator's work queues; the label `queue` is "controller", "autoscaler", "adapters" or "sleepers".
 
 WORKQUEUE_DEPTH: Final = Gauge("lull_workqueue_depth", "Keys that wait for a worker.", ["queue"])
 WORKQUEUE_SECONDS: Final = Histogram(
@@ -43,6 +43,21 @@ DESIRED_REPLICAS: Final = Gauge(
     "lull_desired_replicas", "Replicas that the last decision asked for.", ["namespace", "name"]
 )
 READY_REPLICAS: Final = Gauge("lull_ready_replicas", "Replicas that are ready.", ["namespace", "name"])
+ASLEEP_REPLICAS: Final = Gauge(
+    "lull_asleep_replicas", "Ready replicas that sleep, and hold their accelerators.", ["namespace", "name"]
+)
+SLEEP_STEPS: Final = Counter(
+    "lull_sleep_steps_total",
+    "Steps with engines into and out of sleep, by step (spare, fallasleep, wakeup, return) and result (ok, refused, "
+    "unreachable).",
+    ["step", "result"],
+)
+WAKE_SECONDS: Final = Histogram(
+    "lull_wake_seconds",
+    "Time that an engine took to wake up, by the level at which it slept.",
+    ["level"],
+    buckets=(0.1, 0.3, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600),
+)
 DEMAND: Final = Gauge(
     "lull_demand_requests",
     "Requests over all gateways as the autoscaler knows them, by state: held or in_flight.",
@@ -66,6 +81,6 @@ def render() -> bytes:
 
 def forget(namespace: str, name: str) -> None:
     """Drop the series of an LLMDeployment that is gone."""
-    for series in (DESIRED_REPLICAS, READY_REPLICAS):
+    for series in (DESIRED_REPLICAS, READY_REPLICAS, ASLEEP_REPLICAS):
         series.remove_by_labels({"namespace": namespace, "name": name})
     DEMAND.remove_by_labels({"namespace": namespace, "name": name})
