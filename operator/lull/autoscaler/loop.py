@@ -94,7 +94,7 @@ class Autoscaler:
         recorder: Recorder,
         timing: Timing,
         on_decision: Callable[[Key], None],
-        on_rest: Callable[[Key], None],
+        on_rest: Callable[[Key], None] | None = None,
         prices: Mapping[str, float] | None = None,
     ) -> None:
         """`on_rest`: replicas are to sleep, or to wake; `prices`: of an accelerator-hour by product, for budgets."""
@@ -104,7 +104,7 @@ class Autoscaler:
         self._recorder = recorder
         self._timing = timing
         self._on_decision = on_decision
-        self._on_rest = on_rest
+        self._on_rest = on_rest or (lambda _: None)
         self._prices = prices or {}
         self._known: dict[Key, _Known] = {}
 

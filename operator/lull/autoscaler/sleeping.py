@@ -20,6 +20,7 @@ from lull.core.sleeping import (
     State,
     WakeUp,
     build_conditions,
+    find_level,
     parse_busy,
     parse_sleepers,
     parse_sleeping,
@@ -114,8 +115,7 @@ class Sleepers:
             step: Step | None = None
             try:
                 state = await self._observe(sleeper, rest)
-                level = deployment.spec.scaling.sleep.level if deployment.spec.scaling.sleep is not None else 1
-                step = plan_step(sleeper, state, rest, level=level, wall=clock.wall())
+                step = plan_step(sleeper, state, rest, level=find_level(deployment.spec), wall=clock.wall())
                 if step is None:
                     is_moving = rest is Rest.ASLEEP and not state.is_asleep
                     return _MOVING_SECONDS if is_moving else _STEADY_SECONDS

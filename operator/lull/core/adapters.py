@@ -82,12 +82,12 @@ class Replica:
     restarts: int
     """Of the engine's container: a new process has refused nothing yet."""
     is_ready: bool
-    is_asleep: bool
-    """Its engine's memory is not there to load anything into."""
     engine: str
     """Base URL."""
     shelves: tuple[str, ...]
     """Base URLs of the sidecars: one in each pod of the replica, since every pod loads from its own disk."""
+    is_asleep: bool = False
+    """Then its engine has no memory to load anything into."""
 
 
 @unique

@@ -136,6 +136,12 @@ def choose_rest(spec: LLMDeploymentSpec, demand: Demand | None, quiet: Quiet, *,
     return Rest.ASLEEP if is_quiet else Rest.STAY
 
 
+def find_level(spec: LLMDeploymentSpec) -> int:
+    """The level at which engines sleep the next time."""
+    sleep = spec.scaling.sleep
+    return DEEPEST if sleep is None else sleep.level
+
+
 def plan_step(sleeper: Sleeper, state: State, rest: Rest, *, level: int, wall: float) -> Step | None:
     """What to do next with one engine that answers; None where nothing is to be done, or not yet."""
     mark = sleeper.mark
