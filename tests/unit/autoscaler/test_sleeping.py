@@ -199,7 +199,7 @@ async def test_an_engine_that_answers_somebody_is_not_put_to_sleep() -> None:
         url = f"http://127.0.0.1:{engine.port}/v1/completions"
         asking = asyncio.ensure_future(scene.client.ask("POST", url, body=body, deadline=60))
         async with asyncio.timeout(30):
-            while not parse_busy(await scene.ask(engine, "GET", "/metrics")):
+            while not parse_busy(await scene.ask(engine, "GET", "/metrics")):  # noqa: ASYNC110  nobody else tells
                 await asyncio.sleep(0.01)
 
         due = await scene.settle(Rest.ASLEEP)
