@@ -6,7 +6,6 @@ Nothing is remembered between two looks: the mark is on the pod, and the engine 
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -20,7 +19,9 @@ from lull.core.sleeping import (
     State,
     WakeUp,
     build_conditions,
+    build_sleep,
     find_level,
+    list_wake_up,
     parse_busy,
     parse_sleepers,
     parse_sleeping,
@@ -32,10 +33,10 @@ from lull.doors.http import Unreachable
 from lull.doors.kube import PODS, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from lull.api.llmdeployment import Key, LLMDeployment
-    from lull.core.sleeping import Sleeper, Step
+    from lull.core.sleeping import Call, Sleeper, Step
     from lull.doors.events import Recorder
     from lull.doors.http import Http
     from lull.doors.kube import Kube
@@ -47,10 +48,6 @@ WORKERS: Final = 64
 """LLMDeployments at a time: each may wait for its engines for minutes, and nobody waits for that of another."""
 
 _ASK_SECONDS: Final = 5.0
-_SLEEP_SECONDS: Final = 60.0
-_WAKE_SECONDS: Final = 120.0
-_RELOAD_SECONDS: Final = 1800.0
-"""Weights are read again, from whatever they were read from when the engine started."""
 _STEPS: Final = 4
 """From asleep to awake and back, and no further in one look."""
 _STEADY_SECONDS: Final = 10.0
@@ -140,23 +137,19 @@ class Sleepers:
             case Return():
                 await self._mark(deployment.key, sleeper, None)
             case FallAsleep(level):
-                # What comes in at the last moment is answered first, and what comes later is kept until it wakes.
-                await self._post(sleeper, "/sleep", {"level": str(level), "mode": "wait"}, deadline=_SLEEP_SECONDS)
+                await self._post(sleeper, build_sleep(level))
                 self._recorder.record(
                     deployment, ScaledReason.ASLEEP, f"{sleeper.pod} sleeps at level {level}; a request wakes it"
                 )
             case WakeUp(level):
-                await self._wake(sleeper, level)
+                for call in list_wake_up(level):
+                    await self._post(sleeper, call)
                 took = clock.monotonic() - began
                 metrics.WAKE_SECONDS.labels(str(level)).observe(took)
                 self._recorder.record(deployment, ScaledReason.WOKEN, f"{sleeper.pod} woke up in {took:.1f}s")
         _count(step, "ok")
         seconds = round(clock.monotonic() - began, 3)
         log.info("sleep step", key=str(deployment.key), pod=sleeper.pod, step=repr(step), seconds=seconds)
-
-    async def _wake(self, sleeper: Sleeper, level: int) -> None:
-        for path, query, body, deadline in _list_calls(level):
-            await self._post(sleeper, path, query, body=body, deadline=deadline)
 
     async def _mark(self, key: Key, sleeper: Sleeper, mark: Mark | None) -> None:
         """Write the mark on the pod as it was last seen; Transient (409) where it is another by now."""
@@ -173,13 +166,14 @@ class Sleepers:
     async def _get(self, sleeper: Sleeper, path: str) -> bytes:
         return await self._http.get(f"{sleeper.url}{path}", query={}, deadline=_ASK_SECONDS)
 
-    async def _post(
-        self, sleeper: Sleeper, path: str, query: dict[str, str], *, body: bytes | None = None, deadline: float
-    ) -> None:
-        answer = await self._http.ask("POST", f"{sleeper.url}{path}", query=query, body=body, deadline=deadline)
+    async def _post(self, sleeper: Sleeper, call: Call) -> None:
+        url = f"{sleeper.url}{call.path}"
+        answer = await self._http.ask(
+            "POST", url, query=dict(call.query), body=call.body or None, deadline=call.deadline
+        )
         if answer.status >= 300:
             words = answer.content[:300].decode(errors="replace")
-            raise _Refused(f"POST {path} is answered {answer.status}: {words}")
+            raise _Refused(f"POST {call.path} is answered {answer.status}: {words}")
 
     def _report_failure(self, deployment: LLMDeployment, sleeper: Sleeper, step: Step | None, error: Exception) -> None:
         if step is None:
@@ -191,20 +185,6 @@ class Sleepers:
         if isinstance(step, WakeUp):
             message = f"{sleeper.pod} does not wake up, and is told to again: {error}"
             self._recorder.record(deployment, ScaledReason.WAKE_FAILED, message, warning=True)
-
-
-def _list_calls(level: int) -> Iterator[tuple[str, dict[str, str], bytes | None, float]]:
-    """What wakes an engine that sleeps at a level: path, query, body and deadline of each request.
-
-    Each may be repeated, so that a wake-up which broke off in the middle is begun anew.
-    """
-    if level == 1:
-        yield "/wake_up", {}, None, _WAKE_SECONDS
-        return
-    # Weights first, as the memory that they are read through is the cache's afterwards.
-    yield "/wake_up", {"tags": "weights"}, None, _WAKE_SECONDS
-    yield "/collective_rpc", {}, json.dumps({"method": "reload_weights"}).encode(), _RELOAD_SECONDS
-    yield "/wake_up", {"tags": "kv_cache"}, None, _WAKE_SECONDS
 
 
 def _count(step: Step, result: str) -> None:

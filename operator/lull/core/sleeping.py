@@ -35,6 +35,10 @@ SETTLE_SECONDS: Final = 3.0
 """From the mark to sleep: gateways learn of it, and what they sent before shows in the engine."""
 DEEPEST: Final = 2
 """Waking from it puts an engine right whatever level it sleeps at."""
+SLEEP_SECONDS: Final = 60.0
+WAKE_SECONDS: Final = 120.0
+RELOAD_SECONDS: Final = 1800.0
+"""Weights are read again, from whatever they were read from when the engine started."""
 
 _GAUGES: Final = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE)
 _LEVELS: Final = {"Level1": 1, "Level2": 2}
@@ -159,6 +163,34 @@ def plan_step(sleeper: Sleeper, state: State, rest: Rest, *, level: int, wall: f
             return Return()
         case _:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A POST to an engine."""
+
+    path: str
+    deadline: float
+    query: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+def build_sleep(level: int) -> Call:
+    """What puts an engine to sleep."""
+    # What comes in at the last moment is answered first, and what comes later is kept until it wakes.
+    return Call("/sleep", SLEEP_SECONDS, (("level", str(level)), ("mode", "wait")))
+
+
+def list_wake_up(level: int) -> tuple[Call, ...]:
+    """What wakes an engine that sleeps at a level. All may be repeated, as after a wake-up that broke off."""
+    if level == 1:
+        return (Call("/wake_up", WAKE_SECONDS),)
+    # Weights before the cache, so that there is room to read them.
+    return (
+        Call("/wake_up", WAKE_SECONDS, (("tags", "weights"),)),
+        Call("/collective_rpc", RELOAD_SECONDS, body=b'{"method": "reload_weights"}'),
+        Call("/wake_up", WAKE_SECONDS, (("tags", "kv_cache"),)),
+    )
 
 
 def parse_sleepers(pods: Iterable[Manifest]) -> tuple[Sleeper, ...]:
