@@ -241,7 +241,7 @@ def test_wakes_as_lull_wakes_it_even_where_that_broke_off(pair: Pair, level: int
 
 def test_sleep_as_lull_asks_for_it_waits_for_what_runs(pair: Pair) -> None:
     def live(engine: Engine) -> list[Any]:
-        with _background(engine, _chat(max_tokens=500)) as running, ThreadPoolExecutor(1) as pool:
+        with _background(engine, _chat(max_tokens=300)) as running, ThreadPoolExecutor(1) as pool:
             _until(lambda: _gauge(engine, "num_requests_running") == 1)
             slept = pool.submit(_call, engine, build_sleep(1)).result()
             answer = running.result().json()["choices"][0]["finish_reason"]
@@ -365,8 +365,10 @@ def _background(engine: Engine, body: dict[str, Any]) -> Iterator[Future[httpx.R
 
 def _call(engine: Engine, call: Call) -> httpx.Response:
     """What Lull's operator sends."""
+    headers = {"Content-Type": "application/json"}
+    # Two busy cores take longer over an answer than Lull would wait for it.
     return engine.client.post(
-        call.path, params=dict(call.query), content=call.body or None, headers={"Content-Type": "application/json"}
+        call.path, params=dict(call.query), content=call.body or None, headers=headers, timeout=600
     )
 
 
