@@ -221,8 +221,17 @@ class Lab:
             assert response.status == 200, await response.text()
             return int((await response.json())["running"])
 
+    async def is_asleep(self, pod: str) -> bool:
+        """Whether an engine sleeps, by its own word."""
+        async with self.session.get(self._engine_url(pod) + "/is_sleeping") as response:
+            assert response.status == 200, await response.text()
+            return bool((await response.json())["is_sleeping"])
+
     def _sim_url(self, pod: str) -> str:
-        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:{names.PORT_ENGINE}/proxy/sim"
+        return self._engine_url(pod) + "/sim"
+
+    def _engine_url(self, pod: str) -> str:
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:{names.PORT_ENGINE}/proxy"
         return self.installation.proxy + path
 
     async def until(self, what: str, check: Callable[[], Any], *, within: float = PATIENCE, every: float = 0.25) -> Any:

@@ -248,6 +248,34 @@ BROKEN_RULES: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"model": HUB, "scaling": {"minReplicas": 3, "maxReplicas": 2}},
         "minReplicas must not be greater than maxReplicas",
     ),
+    "sleep that begins when the replica goes": (
+        {"model": HUB, "scaling": {"idleAfter": "1m", "sleep": {"after": "1m"}}},
+        "sleep.after must be shorter than idleAfter, after which the last replica goes",
+    ),
+    "sleep between two requests": (
+        {"model": HUB, "scaling": {"sleep": {"after": "1s"}}},
+        "sleep.after must be between 5s and 168h",
+    ),
+    "sleep on what has no sleep mode": (
+        {"model": HUB, "accelerator": {"vendor": "Tpu"}, "scaling": {"sleep": {}}},
+        (
+            "scaling.sleep is vLLM's for GPUs: leave it out, or set accelerator.vendor to Nvidia or Amd "
+            "(Cpu sleeps as well, and frees nothing)"
+        ),
+    ),
+    "sleep of a group": (
+        {
+            "model": HUB,
+            "accelerator": {"nodesPerReplica": 2},
+            "parallelism": {"pipeline": 2},
+            "scaling": {"sleep": {}},
+        },
+        "scaling.sleep needs a replica to be one pod: leave it out, or set accelerator.nodesPerReplica to 1",
+    ),
+    "deep sleep with adapters": (
+        {"model": HUB, "adapters": {"items": [SUPPORT]}, "scaling": {"sleep": {"level": 2}}},
+        "scaling.sleep.level 2 would drop the adapters with the weights: set it to 1",
+    ),
     "budget without an amount": (
         {"model": HUB, "scaling": {"budget": {}}},
         "budget needs perHour, perMonth or both",
@@ -296,6 +324,7 @@ WRONG_FIELDS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "share above all": ({"model": HUB, "engine": {"gpuMemoryUtilization": "1.5"}}, "spec.engine.gpuMemoryUtilization"),
     "percentage above all": ({"model": HUB, "rollout": {"maxSurge": "120%"}}, "spec.rollout.maxSurge"),
     "base in words": ({"model": HUB, "placement": {"onDemandBase": "half"}}, "spec.placement.onDemandBase"),
+    "sleep at a level that is none": ({"model": HUB, "scaling": {"sleep": {"level": 3}}}, "spec.scaling.sleep.level"),
     "cron of six fields": (
         {"model": HUB, "scaling": {"schedules": [{"cron": "0 0 8 * * *", "duration": "1h", "minReplicas": 1}]}},
         "spec.scaling.schedules",

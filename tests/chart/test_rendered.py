@@ -34,6 +34,7 @@ OPERATOR = {
     *((*child, verb) for child in CHILDREN for verb in CHILD),
     ("apps", "deployments/scale", "patch"),
     *(("", "pods", verb) for verb in READ),
+    ("", "pods/status", "patch"),
     *(("", "events", verb) for verb in ("create", "patch")),
 }
 OPERATOR_OF_THE_CLUSTER = OPERATOR | {("", "nodes", verb) for verb in READ}

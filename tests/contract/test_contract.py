@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lull.core.sleeping import Call, build_sleep, list_wake_up
 from tests.contract.conftest import Engine, Pair, Starter
 from tests.contract.shapes import families_of, form_of
 
@@ -217,6 +218,42 @@ def test_sleeps_and_wakes_alike(pair: Pair) -> None:
     assert sim == real
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_wakes_as_lull_wakes_it_even_where_that_broke_off(pair: Pair, level: int) -> None:
+    def live(engine: Engine) -> list[Any]:
+        before = _say(engine)
+        slept = _call(engine, build_sleep(level))
+        asleep = engine.client.get("/is_sleeping").json()
+        *first, last = list_wake_up(level)
+        broken = [_call(engine, call) for call in first]
+        half = engine.client.get("/is_sleeping").json()
+        whole = [_call(engine, call) for call in (*first, last)]
+        awake = engine.client.get("/is_sleeping").json()
+        # What is awake may be told again.
+        again = _call(engine, list_wake_up(1)[0])
+        return [*map(form_of, (slept, *broken, *whole, again)), asleep, half, awake, _say(engine) == before]
+
+    real, sim = map(live, pair)
+
+    assert sim == real
+    assert sim[-4:] == [{"is_sleeping": True}, {"is_sleeping": True}, {"is_sleeping": False}, True]
+
+
+def test_sleep_as_lull_asks_for_it_waits_for_what_runs(pair: Pair) -> None:
+    def live(engine: Engine) -> list[Any]:
+        with _background(engine, _chat(max_tokens=300)) as running, ThreadPoolExecutor(1) as pool:
+            _until(lambda: _gauge(engine, "num_requests_running") == 1)
+            slept = pool.submit(_call, engine, build_sleep(1)).result()
+            answer = running.result().json()["choices"][0]["finish_reason"]
+            _call(engine, list_wake_up(1)[0])
+        return [form_of(slept), answer]
+
+    real, sim = map(live, pair)
+
+    assert sim == real
+    assert sim[-1] == "length"
+
+
 def test_a_request_hangs_while_asleep_and_gauges_do_not_show_it(pair: Pair) -> None:
     def live(engine: Engine) -> list[Any]:
         engine.client.post("/sleep?level=1")
@@ -324,6 +361,19 @@ def _alone(engine: Engine, method: str, path: str, body: Any = None) -> httpx.Re
 def _background(engine: Engine, body: dict[str, Any]) -> Iterator[Future[httpx.Response]]:
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(engine.client.post, _CHAT, json=body, timeout=120)
+
+
+def _call(engine: Engine, call: Call) -> httpx.Response:
+    """What Lull's operator sends."""
+    headers = {"Content-Type": "application/json"}
+    # Two busy cores take longer over an answer than Lull would wait for it.
+    return engine.client.post(
+        call.path, params=dict(call.query), content=call.body or None, headers=headers, timeout=600
+    )
+
+
+def _say(engine: Engine) -> Any:
+    return engine.client.post(_CHAT, json=_chat(temperature=0)).json()["choices"][0]["message"]["content"]
 
 
 def _drink(engine: Engine, stop: threading.Event) -> None:

@@ -89,6 +89,8 @@ class FakeApiServer:
     async def _write(self, request: web.Request) -> web.Response:
         self.writes.append((request.method, request.path))
         manifest = await request.json()
+        if request.content_type == "application/merge-patch+json":
+            return await self._merge(request.path.removesuffix("/status"), manifest)
         collection = request.path if request.method == "POST" else request.path.rpartition("/")[0]
         stored = self.objects.get(collection, {}).get(manifest["metadata"]["name"])
         if request.method == "POST" and stored is not None:
@@ -99,6 +101,17 @@ class FakeApiServer:
             if manifest["metadata"].get("resourceVersion") != stored["metadata"]["resourceVersion"]:
                 return _conflict()
         return web.json_response(await self.put(collection, manifest))
+
+    async def _merge(self, path: str, patch: Manifest) -> web.Response:
+        """Replace fields of `status` of the very version that the patch names."""
+        collection, _, name = path.rpartition("/")
+        stored = self.objects.get(collection, {}).get(name)
+        if stored is None:
+            return _found(None)
+        if patch["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
+            return _conflict()
+        merged = {**stored, "status": {**stored.get("status", {}), **patch["status"]}}
+        return web.json_response(await self.put(collection, merged))
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         self.watches += 1

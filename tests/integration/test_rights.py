@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from e2e.cluster.extras import crds
 from e2e.cluster.tools import find_clients
 from lull.api import names
 from lull.cli import operator
+from lull.core.replicas import is_asleep
 from lull.doors.http import Http
 from lull.doors.kube import connect
 from lull.gateway import server
@@ -244,6 +247,7 @@ async def drive(release: Release, gateway_url: str) -> None:
         await until(lambda: replicas(release, "deployment", "single-default") == 1)
         held.cancel()
         await asyncio.wait([held])
+    await sleep(release)
     found = release.find("llmdeployment", "single", namespace)
     assert found is not None
     # What an older version of Lull may have left behind is ours to remove.
@@ -256,6 +260,46 @@ async def drive(release: Release, gateway_url: str) -> None:
     release.kubectl("delete", "llm", "--all", "-n", namespace)
     # The Lease is renewed meanwhile, too.
     await asyncio.sleep(2)
+
+
+async def sleep(release: Release) -> None:
+    """An engine that nobody asks is marked, in the place of kubelets and gateways that are not there."""
+    async with TestServer(build_engine()) as engine:
+        release.apply(
+            manifest(name="idle", namespace=release.served, scaling={"minReplicas": 1, "sleep": {"after": "5s"}})
+        )
+        container = {"name": "engine", "image": "vllm", "ports": [{"name": "http", "containerPort": engine.port}]}
+        release.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "idle", "namespace": release.served, "labels": names.engine_labels("idle")},
+                "spec": {"containers": [container], "automountServiceAccountToken": False},
+            }
+        )
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        status = {"status": {"phase": "Running", "podIP": GATEWAY_ADDRESS, "conditions": [ready]}}
+        release.kubectl(
+            *("-n", release.served, "patch", "pod", "idle", "--subresource=status", "-p", json.dumps(status))
+        )
+        await until(lambda: is_marked(release, "idle"), seconds=60.0)
+        release.kubectl("-n", release.served, "delete", "pod", "idle", "--force", "--grace-period=0")
+
+
+def build_engine() -> web.Application:
+    """An engine that is awake."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": False})
+
+    app = web.Application()
+    app.router.add_get("/is_sleeping", answer)
+    return app
+
+
+def is_marked(release: Release, name: str) -> bool:
+    pod = release.find("pod", name, release.served)
+    return pod is not None and is_asleep(pod)
 
 
 def stranger(name: str, namespace: str) -> Manifest:

@@ -218,6 +218,10 @@ that it uses: tests/integration/test_rights.py reads so in an API server's audit
   resources: [pods]
   verbs: [list, watch]
 - apiGroups: [""]
+  # The condition by which gateways know that an engine sleeps.
+  resources: [pods/status]
+  verbs: [patch]
+- apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
 {{- if eq .Values.rbac.scope "cluster" }}

@@ -42,6 +42,9 @@ ANNOTATION_STORAGE_CLASS: Final = f"{GROUP}/storage-class"
 ANNOTATION_WAKE: Final = f"{GROUP}/wake"
 """On an LLMDeployment, when somebody wanted it awake without a request: another value wakes it once more."""
 
+CONDITION_ASLEEP: Final = f"{GROUP}/Asleep"
+"""Condition of an engine pod that gateways are to spare: it sleeps, is about to, or is being woken."""
+
 MANAGER_CONTROLLER: Final = "lull-controller"
 """Field manager of everything the reconciler writes."""
 MANAGER_AUTOSCALER: Final = "lull-autoscaler"

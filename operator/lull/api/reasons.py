@@ -52,6 +52,8 @@ class Reason(StrEnum):
     # Ready, WorkloadsReady, Reconciling, Stalled
     SERVING = "Serving"
     """At least one replica is ready."""
+    ASLEEP = "Asleep"
+    """Every replica sleeps, as nobody asks (`scaling.sleep`); a request wakes them."""
     SCALED_TO_ZERO = "ScaledToZero"
     """Nothing runs, as nobody asks; a request wakes it."""
     STARTING = "Starting"

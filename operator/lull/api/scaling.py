@@ -201,6 +201,37 @@ class BudgetSpec(ApiModel):
     ] = None
 
 
+class SleepSpec(ApiModel):
+    rules = (
+        Rule(
+            "duration(self.after) >= duration('5s') && duration(self.after) <= duration('168h')",
+            lambda sleep: 5 <= parse_duration(sleep.after) <= 168 * 3600,
+            "sleep.after must be between 5s and 168h",
+        ),
+    )
+
+    level: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=2,
+            description=(
+                "1: weights go to the pod's memory, and are back within seconds; 2: they are dropped, and read again. "
+                "From the next time that it falls asleep."
+            ),
+        ),
+    ] = 1
+    after: Annotated[
+        Duration,
+        Field(
+            description=(
+                "Time without demand after which replicas fall asleep, counted as for idleAfter; between 5s and 168h. "
+                "Immediate."
+            )
+        ),
+    ] = "2m"
+
+
 class ScalingSpec(ApiModel):
     rules = (
         Rule(
@@ -212,6 +243,15 @@ class ScalingSpec(ApiModel):
             "self.schedules.all(schedule, schedule.minReplicas <= self.maxReplicas)",
             lambda scaling: all(schedule.min_replicas <= scaling.max_replicas for schedule in scaling.schedules),
             "a schedule's minReplicas must not be greater than maxReplicas",
+        ),
+        Rule(
+            "!has(self.sleep) || self.minReplicas > 0 || duration(self.sleep.after) < duration(self.idleAfter)",
+            lambda scaling: (
+                scaling.sleep is None
+                or scaling.min_replicas > 0
+                or parse_duration(scaling.sleep.after) < parse_duration(scaling.idle_after)
+            ),
+            "sleep.after must be shorter than idleAfter, after which the last replica goes",
         ),
     )
 
@@ -238,6 +278,16 @@ class ScalingSpec(ApiModel):
             )
         ),
     ] = "10m"
+    sleep: Annotated[
+        SleepSpec | None,
+        Field(
+            description=(
+                "vLLM's sleep mode between busy and gone: replicas that nobody asks for leave the accelerator's memory "
+                "and keep their pods, minReplicas too; the next request wakes them. Default: none; setting and removing "
+                "it restarts the pods."
+            )
+        ),
+    ] = None
     schedules: Annotated[
         list[ScheduleSpec],
         Field(

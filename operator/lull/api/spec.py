@@ -27,6 +27,9 @@ ENGINE_IMAGES: Final = {
 }
 """Image of `vllm serve` by vendor, where spec.engine.image says nothing."""
 
+_SLEEPERS: Final = frozenset({Vendor.NVIDIA, Vendor.AMD, Vendor.CPU})
+"""Vendors whose vLLM has sleep mode."""
+
 
 @unique
 class WhenFull(StrEnum):
@@ -191,6 +194,22 @@ class LLMDeploymentSpec(ApiModel):
                 or sum(pool.max_replicas or 0 for pool in spec.placement.pools) >= spec.scaling.min_replicas
             ),
             "the pools' maxReplicas together must not be less than scaling.minReplicas",
+        ),
+        Rule(
+            "!has(self.scaling.sleep) || self.accelerator.vendor in ['Nvidia', 'Amd', 'Cpu']",
+            lambda spec: spec.scaling.sleep is None or spec.accelerator.vendor in _SLEEPERS,
+            "scaling.sleep is vLLM's for GPUs: leave it out, or set accelerator.vendor to Nvidia or Amd "
+            "(Cpu sleeps as well, and frees nothing)",
+        ),
+        Rule(
+            "!has(self.scaling.sleep) || self.accelerator.nodesPerReplica == 1",
+            lambda spec: spec.scaling.sleep is None or spec.accelerator.nodes_per_replica == 1,
+            "scaling.sleep needs a replica to be one pod: leave it out, or set accelerator.nodesPerReplica to 1",
+        ),
+        Rule(
+            "!has(self.scaling.sleep) || self.scaling.sleep.level == 1 || !has(self.adapters)",
+            lambda spec: spec.scaling.sleep is None or spec.scaling.sleep.level == 1 or spec.adapters is None,
+            "scaling.sleep.level 2 would drop the adapters with the weights: set it to 1",
         ),
         Rule(
             "self.fallback.all(name, !(name in self.model.aliases) && (!has(self.model.name) || name != self.model.name) "

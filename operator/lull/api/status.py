@@ -116,6 +116,10 @@ class LLMDeploymentStatus(ApiModel):
     observed_generation: Annotated[int, Field(description="Generation of the spec that this status speaks of.")] = 0
     replicas: Annotated[int, Field(description="Replicas that exist, ready or not.", ge=0)] = 0
     ready_replicas: Annotated[int, Field(description="Replicas that are ready to serve.", ge=0)] = 0
+    asleep_replicas: Annotated[
+        int,
+        Field(description="Ready replicas that sleep: their pods hold accelerators and take no requests.", ge=0),
+    ] = 0
     desired_replicas: Annotated[int, Field(description="Replicas that the last decision asked for.", ge=0)] = 0
     selector: Annotated[
         str, Field(description="Label selector of the engine pods, for /scale and its users.", max_length=1024)

@@ -35,7 +35,9 @@ from lull.core.keeping import (
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
 from lull.core.prices import find_price
+from lull.core.replicas import is_asleep
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, begin, build_policy, decide
+from lull.core.sleeping import Quiet, Rest, choose_rest
 from lull.core.status import ScalingView, is_ready
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
@@ -92,6 +94,7 @@ class _Known:
     missing_since: float | None = None
     proposed: int | None = None
     """What Shadow last recorded."""
+    rest: Rest = Rest.STAY
     price: ReplicaPrice | None = None
     spending: Spending | None = None
     """In the currency of `price`."""
@@ -118,16 +121,18 @@ class Autoscaler:
         recorder: Recorder,
         timing: Timing,
         on_decision: Callable[[Key], None],
+        on_rest: Callable[[Key], None] | None = None,
         prices: Prices,
         scraper: Scraper | None = None,
     ) -> None:
-        """`scraper`: None where engines are not asked."""
+        """`on_rest`: replicas are to sleep, or to wake; `scraper`: None where engines are not asked."""
         self._kube = kube
         self._store = store
         self._collector = collector
         self._recorder = recorder
         self._timing = timing
         self._on_decision = on_decision
+        self._on_rest = on_rest or (lambda _: None)
         self._prices = prices
         self._scraper = scraper
         self._known: dict[Key, _Known] = {}
@@ -142,6 +147,11 @@ class Autoscaler:
             decisions = tuple(deployment.status.decisions)
             return ScalingView(None, reason, said.message if said else "", decisions, _recall_kept(deployment))
         return ScalingView(known.desired, *known.view, known.decisions, known.kept)
+
+    def find_rest(self, key: Key) -> Rest:
+        """Whether the replicas of an LLMDeployment are to sleep."""
+        known = self._known.get(key)
+        return Rest.STAY if known is None else known.rest
 
     async def scale(self, key: Key) -> float | None:
         """Decide for one LLMDeployment and carry it out; seconds until the next look."""
@@ -158,24 +168,29 @@ class Autoscaler:
         known = _follow_wake(self._recall(deployment), deployment, now)
         pods = _list_existing(self._store.list_pods(key))
         asked = _recall_shares(known.shares, deployment, workloads, owned)
-        counts = _count(deployment, pods, asked=asked, now=now)
-        demand = self._sum_demand(key, counts, now)
+        demand = self._sum_demand(key, pods, now)
+        counts = _count(deployment, pods, asked=asked, demand=demand, now=now)
         known, cap = self._count_cost(deployment, known, counts, pods)
         known = _recall_learnt(deployment, known, counts, now)
         policy = _build_policy(deployment, known, cap)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
+        rest = self._choose_rest(deployment, known, demand, decision.history, counts, now)
         divided = split(decision.replicas, deployment.spec.placement, asked)
         shares = await self._write(key, workloads, divided, known.shares, now)
         if shares is None:
             return self._timing.tick
-        self._conclude(deployment, replace(known, shares=shares, cap=cap), decision, divided, counts, demand, now)
+        known = replace(known, shares=shares, cap=cap, rest=rest)
+        self._conclude(deployment, known, decision, divided, counts, demand, now)
         # What sleeps is woken by news; only a schedule, or silence of the gateways, has to be looked for.
         is_asleep = demand is not None and decision.replicas == counts.asked == counts.ready + counts.loading == 0
         return self._timing.tick * (_ASLEEP_TICKS if is_asleep else 1)
 
-    def _sum_demand(self, key: Key, counts: ReplicaCounts, now: float) -> Demand | None:
+    def _sum_demand(self, key: Key, pods: Iterable[Manifest], now: float) -> Demand | None:
         demand = self._collector.sum_demand(key, now)
-        return demand if self._scraper is None else self._scraper.merge(key, demand, ready=counts.ready, now=now)
+        if self._scraper is None:
+            return demand
+        awake = sum(is_ready(pod) and not is_asleep(pod) for pod in pods)
+        return self._scraper.merge(key, demand, ready=awake, now=now)
 
     async def _write(
         self, key: Key, workloads: Mapping[str, Manifest], divided: Split, before: Mapping[str, _Share], now: float
@@ -226,6 +241,23 @@ class Autoscaler:
         if cap is not None:
             cap = replace(cap, message=f"{cap.message}, {price.words}")
         return replace(known, price=price, spending=spending, kept=replace(known.kept, cost=cost)), cap
+
+    def _choose_rest(
+        self,
+        deployment: LLMDeployment,
+        known: _Known,
+        demand: Demand | None,
+        history: History,
+        counts: ReplicaCounts,
+        now: float,
+    ) -> Rest:
+        """Whether its replicas are to sleep; told at once, as somebody may wait for them."""
+        quiet = Quiet(history.last_request_at, history.since, counts.ready_at)
+        rest = choose_rest(deployment.spec, demand, quiet, now=now, wall=clock.wall())
+        if rest is not known.rest:
+            self._known[deployment.key] = replace(known, rest=rest)
+            self._on_rest(deployment.key)
+        return rest
 
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
@@ -464,20 +496,26 @@ def _list_existing(pods: Iterable[Manifest]) -> list[Manifest]:
 
 
 def _count(
-    deployment: LLMDeployment, existing: list[Manifest], *, asked: Mapping[str, int], now: float
+    deployment: LLMDeployment,
+    existing: list[Manifest],
+    *,
+    asked: Mapping[str, int],
+    demand: Demand | None,
+    now: float,
 ) -> ReplicaCounts:
-    """Replicas over all pools."""
+    """Replicas over all pools; one that wakes up is on its way, like one that loads."""
     ready = [pod for pod in existing if is_ready(pod)]
     there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
     listed = {pool.name for pool in deployment.spec.placement.pools}
     wall = clock.wall()
     age = wall - max((_ready_time(pod) for pod in ready), default=0.0)
     created = [_created_time(pod) for pod in existing if not is_ready(pod)]
+    waking = sum(map(is_asleep, ready)) if demand is not None and demand.is_any else 0
     return ReplicaCounts(
         asked=sum(asked.values()),
-        ready=len(ready),
+        ready=len(ready) - waking,
         # By pool: one that has too many does not make up for one that has too few.
-        loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed),
+        loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed) + waking,
         # Kubernetes' clock is not ours: only the age travels.
         ready_at=now - max(age, 0.0) if ready else None,
         loading_since=now - max(wall - max(created), 0.0) if created else None,

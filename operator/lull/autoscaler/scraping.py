@@ -10,6 +10,7 @@ import structlog
 from lull.core.adapters import parse_replicas
 from lull.core.bypassing import KEPT_SECONDS, Finding, Look, assess, merge_engines, remember
 from lull.core.enginemetrics import parse_metrics
+from lull.core.replicas import is_asleep
 from lull.doors import clock, metrics
 from lull.doors.http import Unreachable
 
@@ -62,7 +63,7 @@ class Scraper:
 
     async def look(self) -> None:
         """Ask all engines once."""
-        awake = {deployment.key: self._list_ready(deployment.key) for deployment in self._store.list_deployments()}
+        awake = {deployment.key: self._list_awake(deployment.key) for deployment in self._store.list_deployments()}
         awake = {key: replicas for key, replicas in awake.items() if replicas}
         silent: set[str] = set()
         async with asyncio.TaskGroup() as group:
@@ -72,8 +73,9 @@ class Scraper:
             del self._looks[gone], self._findings[gone]
         self._silent = frozenset(silent)
 
-    def _list_ready(self, key: Key) -> tuple[Replica, ...]:
-        pods = self._store.list_pods(key)
+    def _list_awake(self, key: Key) -> tuple[Replica, ...]:
+        # The gauges of one that sleeps stand still.
+        pods = [pod for pod in self._store.list_pods(key) if not is_asleep(pod)]
         return tuple(one for one in parse_replicas(pods) if one.is_ready) if pods else ()
 
     async def _look_at(self, key: Key, replicas: Collection[Replica], silent: set[str]) -> None:

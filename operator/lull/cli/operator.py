@@ -15,6 +15,7 @@ from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
 from lull.autoscaler.loop import Autoscaler
 from lull.autoscaler.scraping import Scraper
+from lull.autoscaler.sleeping import WORKERS, Sleepers
 from lull.controller import handlers
 from lull.controller.claims import Claims
 from lull.controller.queue import KeyedQueue
@@ -62,6 +63,8 @@ class App:
     reconciles: KeyedQueue
     residence: Residence
     placements: KeyedQueue
+    sleepers: Sleepers
+    rests: KeyedQueue
 
 
 def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
@@ -77,6 +80,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         pause=settings.engine_tick_seconds,
         stale_after=settings.stale_seconds,
     )
+    rests = KeyedQueue("sleepers")
     autoscaler = Autoscaler(
         connection,
         store=store,
@@ -84,9 +88,11 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         recorder=recorder,
         timing=timing,
         on_decision=reconciles.add,
+        on_rest=rests.add,
         prices=Prices(settings.prices_file),
         scraper=scraper,
     )
+    sleepers = Sleepers(connection, client, store=store, recorder=recorder, find_rest=autoscaler.find_rest)
     claims = Claims(store, reconciles.add)
     residence = Residence(client, store=store, find_conflicts=claims.find_adapter_conflicts, on_change=reconciles.add)
     placements = KeyedQueue("adapters")
@@ -108,6 +114,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     store.listen(decisions.add)
     store.listen(reconciles.add)
     store.listen(lambda key: placements.add(key) if residence.concerns(key) else None)
+    store.listen(lambda key: rests.add(key) if sleepers.concerns(key) else None)
     return App(
         connection,
         store,
@@ -121,6 +128,8 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         reconciles,
         residence,
         placements,
+        sleepers,
+        rests,
     )
 
 
@@ -173,6 +182,8 @@ async def _lead(
     workers = settings.concurrent_reconciles
     group.create_task(app.decisions.run(app.autoscaler.scale, workers=workers, on_alive=health.beat))
     group.create_task(app.placements.run(app.residence.settle, workers=workers, on_alive=health.beat))
+    # Each of its requests has a deadline, some of them long ones: its workers give no sign of life.
+    group.create_task(app.rests.run(app.sleepers.settle, workers=WORKERS, on_alive=lambda _: None))
     group.create_task(app.reconciles.run(app.reconciler.reconcile, workers=workers, on_alive=health.beat))
     started = asyncio.Event()
     group.create_task(handlers.run(app.reconciles.add, namespace=settings.scope, started=started))

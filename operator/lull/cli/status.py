@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lull.doors.kube import Kube
 
 _EVERY: Final = 2.0
-_STYLES: Final = {"Ready": "green", "Starting": "yellow", "Leaving": "dim"}
+_STYLES: Final = {"Ready": "green", "Asleep": "blue", "Starting": "yellow", "Leaving": "dim"}
 
 
 def run(  # noqa: C901  one way out for each way in which it can end

@@ -180,6 +180,7 @@ class Reconciler:
         if await self._write_status(key, manifest, {**dict.fromkeys(_PASSING), **status}):
             self._report_troubles(deployment, status)
         metrics.READY_REPLICAS.labels(key.namespace, key.name).set(status["readyReplicas"])
+        metrics.ASLEEP_REPLICAS.labels(key.namespace, key.name).set(status["asleepReplicas"])
 
     async def _write_status(self, key: Key, manifest: Manifest, status: Manifest) -> bool:
         """Write what differs from what is there; whether anything did."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lull.api import names
 from lull.api.status import AdapterState
+from lull.core.replicas import is_asleep
 from lull.core.status import AdapterView, is_ready
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Replica:
     """Base URL."""
     shelves: tuple[str, ...]
     """Base URLs of the sidecars: one in each pod of the replica, since every pod loads from its own disk."""
+    is_asleep: bool = False
+    """Then its engine has no memory to load anything into."""
 
 
 @unique
@@ -262,6 +265,7 @@ def parse_replicas(pods: Iterable[Manifest]) -> tuple[Replica, ...]:
             pod=leader["metadata"]["name"],
             restarts=sum(one.get("restartCount", 0) for one in leader["status"].get("containerStatuses") or ()),
             is_ready=is_ready(leader),
+            is_asleep=is_asleep(leader),
             engine=_url(leader, "http", names.PORT_ENGINE),
             shelves=tuple(
                 _url(pod, "adapters", names.PORT_ADAPTERS)

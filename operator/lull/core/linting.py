@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from lull.api import names
+from lull.api.compute import Vendor
 from lull.api.llmdeployment import InvalidSpec, LLMDeployment, parse_llmdeployment
 from lull.api.model import CacheType
 from lull.api.quantities import parse_duration
@@ -121,7 +122,7 @@ def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
     if image is not None and "@" not in image and (image.endswith(":latest") or ":" not in image.rpartition("/")[2]):
         yield ("spec", "engine", "image"), "is no fixed version: pods that start later may run another vLLM; name a tag"
     if spec.replicas is not None and ("spec", "scaling") in document.lines:
-        yield ("spec", "replicas"), "stops Lull's own scaling: spec.scaling has no effect beside it"
+        yield ("spec", "replicas"), "stops Lull's own scaling: of spec.scaling only sleep has an effect beside it"
     if spec.model.trust_remote_code:
         yield ("spec", "model", "trustRemoteCode"), "runs code that comes with the model: pin the revision and read it"
     if spec.resources.memory is None:
@@ -131,6 +132,11 @@ def _doubts(document: Document) -> Iterator[tuple[Path, str]]:
         yield (
             ("spec", "scaling", "target", "inFlight"),
             f"is more than engine.maxNumSeqs ({seqs}): requests wait inside the engine before another replica is added",
+        )
+    if spec.scaling.sleep is not None and spec.accelerator.vendor is Vendor.CPU:
+        yield (
+            ("spec", "scaling", "sleep"),
+            "frees nothing on CPU: the engine keeps its memory and only stops to answer until it is woken",
         )
     if (
         spec.model.cache.type is CacheType.EPHEMERAL

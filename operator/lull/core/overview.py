@@ -11,6 +11,7 @@ from lull.api.placement import CapacityType
 from lull.api.reasons import ConditionType
 from lull.core.manifests.capacity import CAPACITY_LABELS
 from lull.core.nodes import find_capacity_type
+from lull.core.replicas import is_asleep
 from lull.core.status import is_ready
 from lull.core.troubles import find_trouble
 
@@ -36,7 +37,7 @@ class NodeView:
 class PodView:
     name: str
     state: str
-    """Ready, Leaving, the reason of its trouble, or the stage of its start."""
+    """Ready, Asleep, Leaving, the reason of its trouble, or the stage of its start."""
     message: str
     created_at: str
     restarts: int
@@ -145,6 +146,8 @@ def _view_pod(pod: Manifest, nodes: Mapping[str, Manifest]) -> PodView:
     trouble = None if is_ready(pod) else find_trouble((), (pod,))
     if "deletionTimestamp" in metadata:
         state, message = "Leaving", "finishes what it works on"
+    elif is_ready(pod) and is_asleep(pod):
+        state, message = "Asleep", "holds its accelerators; a request wakes it"
     elif is_ready(pod):
         state, message = "Ready", ""
     elif trouble is not None:

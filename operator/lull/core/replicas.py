@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Counts:
     existing: int
     ready: int
+    asleep: int
+    """Of those that are ready."""
     desired: int
     leaving: int
     """Pods that are being deleted."""
@@ -40,6 +42,18 @@ def exists(pod: Manifest) -> bool:
     """Whether a pod counts as a replica: as for a ReplicaSet, one that goes or has ended does not."""
     is_over = (pod.get("status") or {}).get("phase") in {"Failed", "Succeeded"}
     return "deletionTimestamp" not in pod["metadata"] and not is_over
+
+
+def is_asleep(pod: Manifest) -> bool:
+    """Whether gateways spare it, as its engine sleeps: its readiness does not say so."""
+    condition = find_condition(pod, names.CONDITION_ASLEEP)
+    return condition is not None and condition["status"] == "True"
+
+
+def find_condition(pod: Manifest, kind: str) -> Manifest | None:
+    """A condition of a pod, whatever it says."""
+    conditions: list[Manifest] = (pod.get("status") or {}).get("conditions") or []
+    return next((one for one in conditions if one["type"] == kind), None)
 
 
 def condition_time(pod: Manifest, kind: str) -> float | None:
@@ -66,6 +80,7 @@ def count(deployment: LLMDeployment, observed: Observed, scaling: ScalingView) -
     return Counts(
         existing=len(existing),
         ready=sum(is_ready(pod) for pod in existing),
+        asleep=sum(is_ready(pod) and is_asleep(pod) for pod in existing),
         desired=max(asked, floor) if scaling.desired_replicas is None else scaling.desired_replicas,
         leaving=sum("deletionTimestamp" in pod["metadata"] for pod in observed.pods),
         outdated=len(find_outdated(deployment, existing)),

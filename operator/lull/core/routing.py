@@ -139,17 +139,15 @@ def parse_endpoint(pod: Manifest) -> Endpoint | None:
     host = status.get("podIP")
     if not deployment or not host:
         return None
-    ready = any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in status.get("conditions") or ()
-    )
+    true = [one.get("type") for one in status.get("conditions") or () if one.get("status") == "True"]
     return Endpoint(
         uid=metadata["uid"],
         pod=metadata["name"],
         key=Key(metadata["namespace"], deployment),
         host=host,
         port=_port(pod),
-        ready=ready and "deletionTimestamp" not in metadata,
+        # Requests hang in an engine that sleeps, while its readiness says that all is well.
+        ready="Ready" in true and names.CONDITION_ASLEEP not in true and "deletionTimestamp" not in metadata,
         revision=labels.get(names.LABEL_REVISION, ""),
         node=pod["spec"].get("nodeName") or "",
     )

@@ -69,6 +69,7 @@ def summarize(
         observed_generation=deployment.generation,
         replicas=counts.existing,
         ready_replicas=counts.ready,
+        asleep_replicas=counts.asleep,
         desired_replicas=counts.desired,
         selector=",".join(f"{key}={value}" for key, value in names.engine_labels(deployment.key.name).items()),
         summary=f"{counts.ready}/{counts.desired}",

@@ -145,6 +145,8 @@ def _judge_workloads(deployment: LLMDeployment, counts: Counts, found: tuple[Tro
         reason, message = Reason.SCALING_DOWN, f"{tally} {leaving} finishing and going."
     elif counts.desired == 0:
         reason, message = Reason.SCALED_TO_ZERO, "No replica runs, as none is asked for."
+    elif counts.asleep == counts.ready:
+        reason, message = Reason.ASLEEP, f"{_of(counts.asleep, counts.desired)} asleep."
     else:
         reason, message = Reason.SERVING, tally
     return Verdict(kind, "True", reason, message)
@@ -176,6 +178,11 @@ def _judge_ready(deployment: LLMDeployment, counts: Counts, spec_valid: Verdict,
     if spec_valid.status == "False":
         still = f" Meanwhile the last valid spec is served by {_replicas(counts.ready)}." if counts.ready else ""
         return Verdict(kind, "False", spec_valid.reason, spec_valid.message + still)
+    if counts.ready and counts.asleep == counts.ready:
+        wakes = "it" if counts.ready == 1 else "them"
+        return Verdict(
+            kind, "True", Reason.ASLEEP, f"{_of(counts.asleep, counts.desired)} asleep; a request wakes {wakes}."
+        )
     if counts.ready:
         reason = Reason.SERVING if counts.desired else Reason.SCALING_DOWN
         tally = f"{_of(counts.ready, counts.desired)} ready." if counts.desired else "No replica is asked for."

@@ -45,6 +45,9 @@ class ScaledReason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
     AT_BUDGET = "AtBudget"
     """More replicas are wanted than `scaling.budget` pays for."""
+    ASLEEP = "Asleep"
+    WOKEN = "Woken"
+    WAKE_FAILED = "WakeFailed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, His
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _OF_ONE: Final = ("namespace", "name")
 
-# Of the operator's work queues; the label `queue` is "controller", "autoscaler" or "adapters".
+# Of the operator's work queues; the label `queue` is "controller", "autoscaler", "adapters" or "sleepers".
 
 WORKQUEUE_DEPTH: Final = Gauge("lull_workqueue_depth", "Keys that wait for a worker.", ["queue"])
 WORKQUEUE_SECONDS: Final = Histogram(
@@ -45,6 +45,21 @@ DESIRED_REPLICAS: Final = Gauge(
     "lull_desired_replicas", "Replicas that the last decision asked for.", ["namespace", "name"]
 )
 READY_REPLICAS: Final = Gauge("lull_ready_replicas", "Replicas that are ready.", ["namespace", "name"])
+ASLEEP_REPLICAS: Final = Gauge(
+    "lull_asleep_replicas", "Ready replicas that sleep, and hold their accelerators.", ["namespace", "name"]
+)
+SLEEP_STEPS: Final = Counter(
+    "lull_sleep_steps_total",
+    "Steps with engines into and out of sleep, by step (spare, fallasleep, wakeup, return) and result (ok, refused, "
+    "unreachable).",
+    ["step", "result"],
+)
+WAKE_SECONDS: Final = Histogram(
+    "lull_wake_seconds",
+    "Time that an engine took to wake up, by the level at which it slept.",
+    ["level"],
+    buckets=(0.1, 0.3, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600),
+)
 DEMAND: Final = Gauge(
     "lull_demand_requests",
     "Requests as the autoscaler knows them, by state: held or in_flight at gateways, waiting where none had them.",
@@ -123,6 +138,7 @@ def show(series: Gauge, word: str, namespace: str, name: str) -> None:
 _BY_NAME: Final = (
     DESIRED_REPLICAS,
     READY_REPLICAS,
+    ASLEEP_REPLICAS,
     DEMAND,
     DEMAND_COMPLETE,
     SCALING_REPLICAS,

@@ -13,6 +13,7 @@ import structlog
 
 from lull.api.status import AdapterState
 from lull.core.adapters import (
+    Fetch,
     Holding,
     assess,
     list_adapters,
@@ -126,7 +127,10 @@ class Residence:
             holding = await observe(self._http, replica)
             # What an item that is gone met with is forgotten: put back, it gets another chance.
             setbacks = {one.id: setbacks[one.id] for one in wanted if one.id in setbacks}
-            moves = plan_adapters(wanted, holding, setbacks, now=clock.monotonic())[:MOVES_AT_ONCE]
+            planned = plan_adapters(wanted, holding, setbacks, now=clock.monotonic())
+            if replica.is_asleep:
+                planned = tuple(move for move in planned if isinstance(move, Fetch))
+            moves = planned[:MOVES_AT_ONCE]
             met = await execute(self._http, replica, moves, setbacks)
         return _Tended(replica, holding, {**setbacks, **met}, has_moved=bool(moves))
 

@@ -18,6 +18,7 @@ from lull.api.reasons import Reason, ScalingReason
 from lull.autoscaler.collecting import Collector, Timing
 from lull.autoscaler.loop import Autoscaler
 from lull.core.keeping import find_basis
+from lull.core.sleeping import Rest
 from lull.doors import clock, http, metrics
 from lull.doors.events import Recorder, ScaledReason
 from lull.doors.prices import Prices
@@ -50,6 +51,7 @@ class Scene:
     autoscaler: Autoscaler
     recorder: Recorder
     told: list[Key] = field(default_factory=list)
+    rested: list[Key] = field(default_factory=list)
 
     def recorded(self) -> list[Any]:
         """What there is to say in Events, and was not said yet."""
@@ -168,6 +170,7 @@ async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> As
         timing = Timing(tick=0.05, stale_after=1.0)
         store, collector = Store(), Collector(client, timing=timing, on_news=lambda _: None)
         told: list[Key] = []
+        rested: list[Key] = []
         recorder = Recorder(kube, "operator-a")
         autoscaler = Autoscaler(
             kube,
@@ -176,6 +179,7 @@ async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> As
             recorder=recorder,
             timing=timing,
             on_decision=told.append,
+            on_rest=rested.append,
             prices=Prices(str(prices)),
         )
         written = manifest(name="m", scaling=spec, **(beside or {}))
@@ -198,7 +202,7 @@ async def scaling(*, beside: dict[str, Any] | None = None, **spec: object) -> As
             )
         ]
         try:
-            yield Scene(server, gateway, store, collector, autoscaler, recorder, told)
+            yield Scene(server, gateway, store, collector, autoscaler, recorder, told, rested)
         finally:
             for task in tasks:
                 task.cancel()
@@ -252,6 +256,34 @@ async def test_does_not_write_again_what_the_watch_does_not_show_yet() -> None:
         assert scene.scaled_to() == [1]
         view = scene.autoscaler.view(stored(manifest(name="m")))
         assert (view.desired_replicas, view.reason, len(view.decisions)) == (1, Reason.SCALING, 1)
+
+
+async def test_idle_replicas_are_to_sleep_and_those_that_sleep_are_to_wake_before_others_are_asked_for() -> None:
+    async with scaling(minReplicas=1, sleep={"after": "10s"}, target={"inFlight": 1, "queueLength": 1}) as scene:
+        asleep = {"type": "lull.dev/Asleep", "status": "True", "reason": "Level1"}
+        resting = pod("a", age=600)
+        resting["status"]["conditions"].append(asleep)
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.put(PODS, resting)
+        await scene.gateway.change(str(KEY), since_last=60)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        assert (scene.autoscaler.find_rest(KEY), scene.rested) == (Rest.ASLEEP, [KEY])
+
+        await scene.gateway.change(str(KEY), held=2, since_last=0)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert (scene.autoscaler.find_rest(KEY), scene.rested) == (Rest.AWAKE, [KEY, KEY])
+        assert SCALE not in scene.server.writes
+
+        await scene.gateway.change(str(KEY), held=5, since_last=0)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scaled_to() == [3]
+        (decision,) = scene.autoscaler.view(stored(manifest(name="m"))).decisions
+        assert decision.message.endswith("0 ready, 1 loading")
 
 
 async def test_shadow_records_what_it_would_do_and_writes_nothing_else() -> None:

@@ -28,6 +28,9 @@ from lull.core.observed import Observed
 from lull.core.placement import split
 from lull.core.rollout import choose_strategies
 from lull.core.scaling import build_policy
+from lull.core.signals import Demand
+from lull.core.sleeping import Quiet, Sleeper, choose_rest, find_level, plan_step
+from lull.core.sleeping import State as EngineState
 from tests.manifests import SETTINGS, manifest, stored
 
 Spec = dict[str, Any]
@@ -67,6 +70,7 @@ COMPANY: Final[dict[str, Spec]] = {
     "podTemplate.tolerations[]": {"podTemplate": {"tolerations": [{"key": "a", "value": "b", "effect": "NoExecute"}]}},
     "podTemplate.topologySpreadConstraints[]": {"podTemplate": {"topologySpreadConstraints": [_SPREAD]}},
     "scaling.schedules[]": {"scaling": {"schedules": [_SCHEDULE]}},
+    "scaling.sleep": {"scaling": {"sleep": {}}},
     "scaling.budget.perHour": {"scaling": {"budget": {"perHour": "10"}}},
     "scaling.budget.perMonth": {"scaling": {"budget": {"perMonth": "100"}}},
     "scaling.behavior.scaleUp.policies[]": {"scaling": {"behavior": {"scaleUp": {"policies": [_PACE]}}}},
@@ -119,6 +123,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "placement.pools[].tolerations[].key": ("c",),
     "placement.pools[].tolerations[].value": ("c",),
     "scaling.idleAfter": ("1h",),
+    "scaling.sleep.after": ("5m",),
     "scaling.budget.perHour": ("20",),
     "scaling.budget.perMonth": ("200",),
     "slo.timeToFirstToken": ("1s",),
@@ -265,6 +270,7 @@ def _observe(spec: Spec) -> Any:
         [_without(json.dumps(child), revisions) for child in children],
         _look_at_a_full_cluster(deployment, children),
         build_policy(deployment.spec),
+        _watch_it_idle(deployment),
         find_cap(deployment.spec.scaling.budget, price=1.0, spent=0.0, wall=0.0),
         [split(replicas, deployment.spec.placement, {}) for replicas in range(12)],
         dict(catalogue.names),
@@ -274,6 +280,19 @@ def _observe(spec: Spec) -> Any:
         _look_for_stand_ins(deployment),
         list_adapters(deployment),
     )
+
+
+def _watch_it_idle(deployment: LLMDeployment) -> list[Any]:
+    """When its replicas are to sleep, and what one that is ready is told then."""
+    nothing = Demand(held=0, in_flight=0, waiting=0, last_request_at=None, complete=True)
+    quiet = Quiet(last_request_at=None, since=0.0, ready_at=None)
+    sleeper = Sleeper("uid", "pod", "http://engine", mark=None)
+    level = find_level(deployment.spec)
+    return [
+        (rest, plan_step(sleeper, EngineState(is_asleep=False, is_busy=False), rest, level=level, wall=at))
+        for at in (60.0, 200.0, 400.0)
+        for rest in (choose_rest(deployment.spec, nothing, quiet, now=at, wall=at),)
+    ]
 
 
 def _look_for_stand_ins(deployment: LLMDeployment) -> list[Any]:

@@ -117,6 +117,10 @@ def test_a_name_that_no_service_may_have_is_told() -> None:
         ),
         (SPEC.removeprefix("spec:\n") + "  scaling:\n    maxReplicas: 100\n", "spec.model.cache"),
         (
+            SPEC.removeprefix("spec:\n") + "  accelerator:\n    vendor: Cpu\n  scaling:\n    sleep: {}\n",
+            "spec.scaling.sleep",
+        ),
+        (
             "  model:\n    source: hf://org/name@abc\n    trustRemoteCode: true\n  resources:\n    memory: 16Gi\n",
             "spec.model.trustRemoteCode",
         ),

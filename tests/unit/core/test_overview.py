@@ -109,6 +109,14 @@ def test_knows_the_capacity_of_a_node_as_pools_do(labels: dict[str, str], capaci
     assert pool.pods[0].node.capacity_type == capacity
 
 
+def test_tells_a_pod_that_sleeps_from_one_that_serves() -> None:
+    conditions = [{"type": kind, "status": "True"} for kind in ("Ready", "lull.dev/Asleep")]
+
+    (pool,) = build_overview(_model(), [_pod("a", conditions=conditions)], {}).pools
+
+    assert (pool.pods[0].state, pool.pods[0].message) == ("Asleep", "holds its accelerators; a request wakes it")
+
+
 def test_says_what_each_pod_that_starts_is_doing() -> None:
     running = {"running": {"startedAt": "2026-11-18T09:46:35Z"}}
     waiting = {"waiting": {"reason": "PodInitializing"}}

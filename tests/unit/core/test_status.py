@@ -23,6 +23,7 @@ WELL = {
     Reason.SCALING,
     Reason.MANUAL,
     Reason.SHADOW,
+    Reason.ASLEEP,
 }
 ASLEEP = Observed(workloads=({"kind": "Deployment", "metadata": {"name": "w"}, "spec": {"replicas": 0}},))
 

@@ -72,7 +72,7 @@ class Pod:
         assert self.sim is not None
         return set(self.sim.adapters.loaded)
 
-    def manifest(self, *, ready: bool = True) -> Manifest:
+    def manifest(self, *, ready: bool = True, asleep: bool = False) -> Manifest:
         since = "2026-01-01T00:00:00Z"
         condition = {"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": since}
         return {
@@ -91,7 +91,7 @@ class Pod:
             "status": {
                 "podIP": "127.0.0.1",
                 "containerStatuses": [{"name": "engine", "restartCount": self.restarts}],
-                "conditions": [condition],
+                "conditions": [condition, *([{"type": "lull.dev/Asleep", "status": "True"}] if asleep else [])],
             },
         }
 
@@ -135,8 +135,8 @@ class Scene:
         await self.put(pod, ready=ready)
         return pod
 
-    async def put(self, pod: Pod, *, ready: bool = True) -> None:
-        wanted = pod.manifest(ready=ready)
+    async def put(self, pod: Pod, *, ready: bool = True, asleep: bool = False) -> None:
+        wanted = pod.manifest(ready=ready, asleep=asleep)
         await self.server.put(PODS, wanted)
         await self.until(lambda: wanted["status"] in [one["status"] for one in self.store.list_pods(KEY)])
 

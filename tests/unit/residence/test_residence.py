@@ -82,6 +82,22 @@ async def test_an_engine_that_restarted_has_its_adapters_back_without_fetching(s
     assert len(scene.asked) == 2
 
 
+async def test_an_engine_that_sleeps_is_told_nothing_while_its_pod_fetches(scene: Scene) -> None:
+    await scene.list_adapters("fr")
+    pod = await scene.add_pod()
+    await scene.settle(lambda: pod.loaded == {"fr"})
+    await scene.put(pod, asleep=True)
+
+    await scene.list_adapters("it")
+    await scene.settle(lambda: len(list((scene.folder / "pod-1").iterdir())) == 2)
+    for _ in range(3):
+        await scene.residence.settle(KEY)
+    assert pod.loaded == {"fr"}
+
+    await scene.put(pod)
+    await scene.settle(lambda: pod.loaded == {"it"})
+
+
 async def test_a_restarted_operator_loads_nothing_twice(scene: Scene) -> None:
     await scene.list_adapters("fr")
     pod = await scene.add_pod()

@@ -71,6 +71,7 @@ def find_revision(deployment: LLMDeployment, pool: PoolSpec) -> str:
         "drain": spec.rollout.drain,
         "names": [deployment.key.name, *deployment.served_names],
         **({"adapters": _dump(spec.adapters, exclude={"items": True})} if spec.adapters is not None else {}),
+        **({"sleep": True} if spec.scaling.sleep is not None else {}),
         **({"podTemplate": template} if (template := _dump(spec.pod_template)) else {}),
     }
     return sha256(canonical(inputs).encode()).hexdigest()[:10]

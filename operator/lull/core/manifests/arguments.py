@@ -6,6 +6,7 @@ from decimal import Decimal
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
+from lull.api.compute import Vendor
 from lull.api.engine import (
     CompileCache,
     Dtype,
@@ -101,6 +102,12 @@ def build_arguments(deployment: LLMDeployment, source: Source) -> list[str]:
         *_build_speculation(spec),
         *_build_offload(spec),
         *build_adapter_arguments(deployment),
+        # vLLM for CPU has no such mode, and sleeps all the same.
+        *(
+            ["--enable-sleep-mode"]
+            if spec.scaling.sleep is not None and spec.accelerator.vendor is not Vendor.CPU
+            else []
+        ),
         # The gateway learns from it how much of a prompt an engine had in its cache.
         *(
             ["--enable-prompt-tokens-details"]
@@ -131,6 +138,8 @@ def build_environment(deployment: LLMDeployment) -> list[Manifest]:
         {"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": str(STARTUP_SECONDS)},
         *build_logging_environment(engine),
         *build_adapter_environment(deployment),
+        # Opens /sleep and /wake_up, and with them everything else that no client may reach.
+        *([{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}] if deployment.spec.scaling.sleep is not None else []),
         {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *(_build_variable(variable) for variable in engine.env),
     ]
