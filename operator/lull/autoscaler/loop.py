@@ -19,6 +19,7 @@ from lull.api.reasons import Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
+from lull.autoscaler.forecasting import Forecaster
 from lull.core.budget import find_cap, find_price, spend
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lull.api.scaling import ScalingSpec
     from lull.autoscaler.collecting import Collector, Timing
     from lull.core.budget import Cap, Spending
+    from lull.core.forecast import Ahead
     from lull.core.schedules import Floor
     from lull.core.signals import Demand
     from lull.doors.events import Recorder
@@ -77,6 +79,8 @@ class _Known:
     proposed: int | None = None
     """What Shadow last recorded."""
     spending: Spending | None = None
+    remark: str = ""
+    """What is to be said of the forecast."""
 
 
 class Autoscaler:
@@ -92,6 +96,7 @@ class Autoscaler:
         timing: Timing,
         on_decision: Callable[[Key], None],
         prices: Mapping[str, float] | None = None,
+        forecaster: Forecaster | None = None,
     ) -> None:
         """`prices`: of an accelerator-hour by product, for budgets."""
         self._kube = kube
@@ -101,6 +106,7 @@ class Autoscaler:
         self._timing = timing
         self._on_decision = on_decision
         self._prices = prices or {}
+        self._forecaster = forecaster or Forecaster(None, store=store)
         self._known: dict[Key, _Known] = {}
 
     def view(self, deployment: LLMDeployment) -> ScalingView:
@@ -131,7 +137,8 @@ class Autoscaler:
         counts = _count(deployment, self._store.list_pods(key), asked=asked, now=now)
         demand = self._collector.sum_demand(key, now)
         known, cap = self._count_cost(deployment, known, counts)
-        policy = _build_policy(deployment, cap)
+        known, ahead = self._look_ahead(deployment, known)
+        policy = _build_policy(deployment, cap, ahead)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
         divided = split(decision.replicas, deployment.spec.placement, asked)
         shares = await self._write(key, workloads, divided, known.shares, now)
@@ -183,6 +190,12 @@ class Autoscaler:
         cap = find_cap(spec.scaling.budget, price=price, spent=spending.amount, wall=wall)
         return replace(known, spending=spending), cap
 
+    def _look_ahead(self, deployment: LLMDeployment, known: _Known) -> tuple[_Known, Ahead | None]:
+        """What earlier days ask for."""
+        knowledge = None if known.history is None else known.history.knowledge
+        outlook = self._forecaster.look(deployment, knowledge, wall=clock.wall())
+        return replace(known, remark=outlook.remark), outlook.ahead
+
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid:
@@ -204,7 +217,10 @@ class Autoscaler:
         is_missing = decision.reason is ScalingReason.SIGNAL_MISSING
         missing_since = (known.missing_since or now) if is_missing else None
         view = self._describe(
-            deployment, decision.floor, missing_for=0.0 if missing_since is None else now - missing_since
+            deployment,
+            decision.floor,
+            remark=known.remark,
+            missing_for=0.0 if missing_since is None else now - missing_since,
         )
         decisions, proposed = known.decisions, decision.proposed
         if proposed not in {None, counts.asked, known.proposed}:
@@ -231,7 +247,9 @@ class Autoscaler:
         if (decisions, decision.replicas, view) != (known.decisions, known.desired, known.view):
             self._on_decision(key)
 
-    def _describe(self, deployment: LLMDeployment, floor: Floor | None, *, missing_for: float) -> tuple[Reason, str]:
+    def _describe(
+        self, deployment: LLMDeployment, floor: Floor | None, *, remark: str, missing_for: float
+    ) -> tuple[Reason, str]:
         """The condition ScalingActive, in words that stay the same while nothing changes."""
         scaling, capacity = deployment.spec.scaling, find_capacity(deployment.spec.placement)
         manual = deployment.spec.replicas
@@ -243,7 +261,7 @@ class Autoscaler:
             return Reason.METRICS_UNAVAILABLE, f"Demand is unknown, as these gateways do not answer: {silent}."
         if scaling.mode is ScalingMode.SHADOW:
             return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
-        words = [*_describe_bounds(scaling, capacity, floor)]
+        words = [*_describe_bounds(scaling, capacity, floor), *filter(None, (remark,))]
         if scaling.budget is not None and find_price(deployment.spec, self._prices) is None:
             words.append(
                 "The budget is not kept: operator.acceleratorPrices of the chart has no price for the accelerators."
@@ -284,10 +302,10 @@ def _record(
     return (record, *decisions)[:_KEPT_DECISIONS]
 
 
-def _build_policy(deployment: LLMDeployment, cap: Cap | None) -> Policy:
+def _build_policy(deployment: LLMDeployment, cap: Cap | None, ahead: Ahead | None) -> Policy:
     measured = deployment.status.cold_start
     return build_policy(
-        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap
+        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap, ahead=ahead
     )
 
 

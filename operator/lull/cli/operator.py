@@ -13,6 +13,7 @@ import uvloop
 
 from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
+from lull.autoscaler.forecasting import Forecaster
 from lull.autoscaler.loop import Autoscaler
 from lull.controller import handlers
 from lull.controller.claims import Claims
@@ -24,6 +25,7 @@ from lull.doors import admin, http, kube, logs, metrics
 from lull.doors.admin import Health
 from lull.doors.events import Recorder
 from lull.doors.lease import Lease, LeaseName
+from lull.doors.prometheus import Prometheus
 from lull.doors.store import Store
 from lull.residence.loop import Residence
 from lull.settings import OperatorSettings
@@ -54,6 +56,7 @@ class App:
     claims: Claims
     recorder: Recorder
     collector: Collector
+    forecaster: Forecaster
     autoscaler: Autoscaler
     decisions: KeyedQueue
     reconciler: Reconciler
@@ -68,6 +71,12 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
     timing = Timing(tick=settings.tick_seconds, stale_after=settings.stale_seconds)
     reconciles, decisions = KeyedQueue("controller", settle_seconds=_SETTLE_SECONDS), KeyedQueue("autoscaler")
     collector = Collector(client, timing=timing, on_news=decisions.add)
+    prometheus = (
+        Prometheus(settings.prometheus_url, credentials=settings.prometheus_credentials)
+        if settings.prometheus_url
+        else None
+    )
+    forecaster = Forecaster(prometheus, store=store)
     autoscaler = Autoscaler(
         connection,
         store=store,
@@ -76,6 +85,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         timing=timing,
         on_decision=reconciles.add,
         prices=parse_prices(settings.accelerator_prices),
+        forecaster=forecaster,
     )
     claims = Claims(store, reconciles.add)
     residence = Residence(client, store=store, find_conflicts=claims.find_adapter_conflicts, on_change=reconciles.add)
@@ -104,6 +114,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         claims,
         recorder,
         collector,
+        forecaster,
         autoscaler,
         decisions,
         reconciler,
@@ -154,6 +165,7 @@ async def _lead(
             app.kube, namespace=settings.namespace, service=settings.gateway_service, on_alive=health.beat
         )
     )
+    group.create_task(app.forecaster.run())
     # Conflicts and replica counts are known only when everything was seen once; and Kopf, which looks for kinds only at
     # its start, would wait for ever for one that comes later.
     await app.store.wait_synced()

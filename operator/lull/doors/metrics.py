@@ -54,6 +54,14 @@ ADAPTER_MOVES: Final = Counter(
     "Steps with adapters on replicas, by step (fetch, load, unload, forget) and result (ok, refused, unreachable).",
     ["move", "result"],
 )
+FORECAST_REPLICAS: Final = Gauge(
+    "lull_forecast_replicas",
+    "Replicas that the forecast asks for; no sample where there is none to go by.",
+    ["namespace", "name"],
+)
+HISTORY_READS: Final = Counter(
+    "lull_history_reads_total", "Readings of Prometheus' history for forecasts by result: ok or failed.", ["result"]
+)
 SIGNAL_AGE: Final = Gauge("lull_signal_age_seconds", "Age of the oldest gateway's last answer.")
 GATEWAYS: Final = Gauge("lull_gateways", "Gateways that are polled for demand.")
 POLLS: Final = Counter("lull_demand_polls_total", "Polls of gateways by result: ok or failed.", ["result"])
@@ -66,6 +74,6 @@ def render() -> bytes:
 
 def forget(namespace: str, name: str) -> None:
     """Drop the series of an LLMDeployment that is gone."""
-    for series in (DESIRED_REPLICAS, READY_REPLICAS):
+    for series in (DESIRED_REPLICAS, READY_REPLICAS, FORECAST_REPLICAS):
         series.remove_by_labels({"namespace": namespace, "name": name})
     DEMAND.remove_by_labels({"namespace": namespace, "name": name})
