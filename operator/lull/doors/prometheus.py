@@ -23,6 +23,7 @@ from lull.core.history import (
     parse_matrix,
     parse_value,
 )
+from lull.core.simulation.traces import Rates
 from lull.doors import clock
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ class Prometheus:
         query = ask_seconds(key)
         return _parse(parse_value, await self._ask(lambda client: client.custom_query(query=query)))
 
-    async def read_tokens(self, key: Key, kind: str, span: Span) -> Series:
-        """Tokens a second: input, cached or output."""
-        return await self._read(ask_tokens(key, kind, step=span.step), span)
-
-    async def read_span(self, key: Key, span: Span) -> Series:
-        """Requests a second."""
-        return await self._read(ask_arrivals(key, step=span.step), span)
+    async def read_rates(self, key: Key, *, wall: float, days: float, step: float) -> Rates:
+        """Requests and tokens a second, for a trace."""
+        span = find_span(wall, days=days, step=step)
+        return Rates(
+            await self._read(ask_arrivals(key, step=step), span),
+            *[await self._read(ask_tokens(key, kind, step=step), span) for kind in ("input", "cached", "output")],
+        )
 
     def close(self) -> None:
         """Ask nothing more; what is being asked ends with its deadline."""
