@@ -128,7 +128,7 @@ class Prometheus:
                     self._url,
                     headers=headers,
                     session=session,
-                    retry=Retry(total=0, redirect=0),
+                    retry=Retry(0, read=False),
                     timeout=self._deadline / 2,
                 )
                 return question(client)
