@@ -136,7 +136,9 @@ class Prometheus:
                 raise Unavailable(str(error).partition(" (")[0]) from error
             except _TooMuch as error:
                 raise Unavailable("its answer is too large or too slow") from error
-            except (requests.RequestException, ValueError, KeyError, TypeError, OSError) as error:
+            except (requests.JSONDecodeError, KeyError, TypeError) as error:
+                raise Unavailable("its answer is none of Prometheus") from error
+            except (requests.RequestException, ValueError, OSError) as error:
                 raise Unavailable(type(error).__name__) from error
 
     def _read_credentials(self) -> tuple[dict[str, str], str | bool]:
@@ -148,12 +150,6 @@ class Prometheus:
         if token := _read(folder / "token"):
             headers["Authorization"] = f"Bearer {token}"
         return headers, str(folder / "ca.crt") if (folder / "ca.crt").exists() else True
-
-
-def check_credentials(credentials: str) -> None:
-    """ValueError says which header cannot be read."""
-    if credentials:
-        _parse_headers(_read(Path(credentials) / "headers"))
 
 
 def _read(path: Path) -> str:
@@ -169,7 +165,7 @@ def _parse_headers(text: str) -> dict[str, str]:
         name, colon, value = line.partition(":")
         if not colon or not name.strip() or number > _HEADER_LINES:
             # Not the line itself: it may be a secret.
-            raise ValueError(f"headers, line {number}: write Name: value, in at most {_HEADER_LINES} lines")
+            raise Unavailable(f"headers, line {number}: write Name: value, in at most {_HEADER_LINES} lines")
         headers[name.strip()] = value.strip()
     return headers
 
@@ -178,7 +174,7 @@ def _parse(parse: Callable[[object], _Read], answer: object) -> _Read:
     try:
         return parse(answer)
     except Unreadable as error:
-        raise Unavailable(f"no answer of Prometheus: {error}") from error
+        raise Unavailable(f"its answer is none of Prometheus: {error}") from error
 
 
 def _take(response: Any, deadline: float) -> None:  # noqa: ANN401  requests has no types
