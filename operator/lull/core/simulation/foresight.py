@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lull.core.forecast import DAY, STEP, Forecast, Series, find_ahead, learn_forecast
@@ -15,14 +16,24 @@ if TYPE_CHECKING:
     from lull.core.simulation.fleet import View
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known when a simulation begins."""
+
+    series: Series
+    """Arrivals up to then."""
+    seconds: float | None = None
+    """That a request spent with an engine."""
+
+
 class Foresight:
     """Learns anew with each step of the history, as the operator does."""
 
-    def __init__(self, spec: ForecastSpec, *, target_in_flight: int, past: Series | None = None) -> None:
-        """`past`: arrivals up to the beginning of the simulation."""
+    def __init__(self, spec: ForecastSpec, *, target_in_flight: int, past: Past | None = None) -> None:
         self._spec = spec
         self._target = target_in_flight
-        self._values = deque(past.values if past is not None else (), maxlen=round(spec.days * DAY / STEP))
+        self._values = deque(past.series.values if past is not None else (), maxlen=round(spec.days * DAY / STEP))
+        self._seconds = None if past is None else past.seconds
         self._step_at: float | None = None
         self._counted = 0
         self._looked_at = 0.0
@@ -37,7 +48,7 @@ class Foresight:
         self._take(view)
         if self._forecast is None:
             return None
-        seconds = self._busy / view.finished if view.finished else None
+        seconds = self._busy / view.finished if view.finished else self._seconds
         return find_ahead(
             self._forecast,
             knowledge,

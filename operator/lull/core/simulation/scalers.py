@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from lull.api.reasons import ScalingReason
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.budget import Spending
-    from lull.core.forecast import Series
     from lull.core.scaling import History
     from lull.core.simulation.fleet import View
+    from lull.core.simulation.foresight import Past
 
 _KEPT_CHANGES: Final = 1000
 
@@ -49,7 +49,7 @@ class LullScaler:
         tick: float = 1.0,
         poll_delay: float = 0.0,
         price: float | None = None,
-        past: Series | None = None,
+        past: Past | None = None,
     ) -> None:
         self.tick: Final = tick
         self.changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
