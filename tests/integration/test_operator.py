@@ -98,7 +98,9 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 15
 
 
 @asynccontextmanager
-async def running(kube: Kube, namespace: str, *, name: str = "operator-a") -> AsyncIterator[asyncio.Event]:
+async def running(
+    kube: Kube, namespace: str, *, name: str = "operator-a", prometheus_url: str = ""
+) -> AsyncIterator[asyncio.Event]:
     """An operator of this namespace; the event stops it."""
     settings = OperatorSettings(
         namespace=namespace,
@@ -107,6 +109,7 @@ async def running(kube: Kube, namespace: str, *, name: str = "operator-a") -> As
         admin_port=free_port(),
         tick_seconds=0.5,
         stale_seconds=2,
+        prometheus_url=prometheus_url,
     )
     stop = asyncio.Event()
     async with httpx.AsyncClient(transport=ToLoopback(), trust_env=False) as client:

@@ -26,11 +26,14 @@ from lull.core.forecast import STEP, Forecast, Series, learn_forecast
 from lull.core.learning import Knowledge
 from lull.core.signals import Service
 from lull.doors import clock
+from lull.doors.kube import LLMDEPLOYMENTS
 from lull.doors.prometheus import Prometheus, Unavailable
 from lull.doors.store import Store
-from tests.integration.conftest import _free_ports
+from tests.integration import test_operator as operators
+from tests.integration.conftest import ApiServer, _free_ports
 from tests.manifests import UID, manifest
 
+scene = operators.scene
 DAYS, SCRAPE = 9, 60
 DAY = 86400
 PROMPT, CACHED, ANSWER, SECONDS, HELD = 800, 200, 120, 6.0, 2.0
@@ -286,3 +289,38 @@ def test_simulates_what_was_counted(running: Running, tmp_path: Path) -> None:
     trace = json.loads(played.stdout)["trace"]
     assert trace["llm"] == "team-a/llama"
     assert trace["requests"] == pytest.approx(DAY / 4 * 0.325, rel=0.05)
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer) -> str:
+    apiserver.kubectl("create", "namespace", KEY.namespace)
+    return KEY.namespace
+
+
+async def test_the_operator_is_ahead_of_the_day_and_decides_without_prometheus(
+    scene: operators.Scene, running: Running
+) -> None:
+    async def says(kind: str, word: str) -> bool:
+        return word in (await scene.condition(KEY.name, kind)).get("message", "")
+
+    async def has(replicas: int) -> bool:
+        return await scene.replicas(KEY.name) == replicas
+
+    scene.apply(KEY.name, scaling={"forecast": {"days": 9}, "target": {"inFlight": 1}, "maxReplicas": 3})
+    async with operators.running(scene.kube, scene.namespace, prometheus_url=running.url):
+        # Nobody asks; at this hour of earlier days, a quarter of a request a second took six seconds each.
+        await operators.until(lambda: has(2), seconds=100)
+        await operators.until(lambda: says("ScalingActive", "The forecast, by "), seconds=100)
+        found = await scene.kube.get(LLMDEPLOYMENTS, scene.namespace, KEY.name)
+    assert found is not None
+    assert found["status"]["decisions"][0]["reason"] == "Forecast"
+
+    running.process.kill()
+    running.process.wait()
+    async with operators.running(scene.kube, scene.namespace, prometheus_url=running.url):
+        await operators.until(
+            lambda: says("ScalingActive", "The forecast is not used: Prometheus does not answer (ConnectionError)."),
+            seconds=100,
+        )
+        await scene.demand(KEY.name, in_flight=3)
+        await operators.until(lambda: has(3), seconds=100)
