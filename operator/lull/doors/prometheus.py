@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -91,15 +92,8 @@ class Prometheus:
         begin = span.begin
         while begin < span.end:
             part = Span(begin, min(span.end, begin + _MOST_POINTS * span.step), span.step)
-            answer = await self._ask(
-                lambda client, part=part: client.custom_query_range(
-                    query=query,
-                    start_time=datetime.fromtimestamp(part.begin + part.step, UTC),
-                    end_time=datetime.fromtimestamp(part.end, UTC),
-                    step=f"{part.step:.0f}",
-                )
-            )
-            series = extend(series, _parse(lambda found, part=part: parse_matrix(found, part), answer), keep=span.count)
+            answer = await self._ask(partial(_ask_range, query=query, span=part))
+            series = extend(series, _parse(partial(parse_matrix, span=part), answer), keep=span.count)
             begin = part.end
         return series if series is not None else parse_matrix([], span)
 
@@ -114,7 +108,8 @@ class Prometheus:
     def _ask_now(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401  likewise
         # Only who asks pays for these: they take a third of a second.
         import requests  # noqa: PLC0415
-        from prometheus_api_client import PrometheusApiClientException, PrometheusConnect  # noqa: PLC0415
+        from prometheus_api_client import PrometheusConnect  # noqa: PLC0415
+        from prometheus_api_client.exceptions import PrometheusApiClientException  # noqa: PLC0415
         from urllib3.util import Retry  # noqa: PLC0415
 
         deadline = clock.monotonic() + self._deadline
@@ -150,6 +145,16 @@ class Prometheus:
         if token := _read(folder / "token"):
             headers["Authorization"] = f"Bearer {token}"
         return headers, str(folder / "ca.crt") if (folder / "ca.crt").exists() else True
+
+
+def _ask_range(client: Any, *, query: str, span: Span) -> Any:  # noqa: ANN401  likewise
+    """Samples at the end of each step."""
+    return client.custom_query_range(
+        query=query,
+        start_time=datetime.fromtimestamp(span.begin + span.step, UTC),
+        end_time=datetime.fromtimestamp(span.end, UTC),
+        step=f"{span.step:.0f}",
+    )
 
 
 def _read(path: Path) -> str:

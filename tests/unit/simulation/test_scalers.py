@@ -40,8 +40,8 @@ NOTHING = View(
 )
 
 
-def scaler(policy: str, **more: float) -> LullScaler:
-    return LullScaler(parse_policy(policy, file="policy.yaml"), **more)
+def scaler(policy: str, *, poll_delay: float = 0.0, price: float | None = None) -> LullScaler:
+    return LullScaler(parse_policy(policy, file="policy.yaml"), poll_delay=poll_delay, price=price)
 
 
 def test_wakes_for_a_held_request_and_sleeps_when_nobody_has_asked_for_idle_after() -> None:
