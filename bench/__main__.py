@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
 
-NAMES = ("wake", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
+NAMES = ("wake", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
 
 
 def main() -> int:

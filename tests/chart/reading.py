@@ -22,7 +22,7 @@ def kinds(manifests: Iterable[Manifest]) -> set[str]:
 def pod_specs(manifests: Iterable[Manifest]) -> Iterator[Manifest]:
     for manifest in manifests:
         match manifest["kind"]:
-            case "Deployment":
+            case "Deployment" | "DaemonSet":
                 yield manifest["spec"]["template"]["spec"]
             case "Pod":
                 yield manifest["spec"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -45,9 +45,10 @@ GATEWAY_OF_THE_CLUSTER = GATEWAY | {("", "nodes", verb) for verb in READ}
 
 GATEWAY_AT_HOME = {("", "secrets", verb) for verb in READ}
 
-FULL = {
+FULL: dict[str, Any] = {
     "image": {"registry": "registry.example.com", "pullSecrets": [{"name": "pull"}]},
     "networkPolicy": {"clients": [{"namespaceSelector": {}}]},
+    "prePull": {"images": ["vllm/vllm-openai:v0.33.0", "registry.example.com/engine@sha256:" + "a" * 64]},
     "monitoring": {"podMonitor": {"enabled": True}},
 }
 
@@ -132,16 +133,16 @@ def test_bindings_join_roles_and_accounts_that_exist(chart: Chart, values: dict[
         assert one(manifests, "ServiceAccount", subject["name"])["metadata"]["namespace"] == subject["namespace"]
 
 
-@pytest.mark.parametrize("values", [{}, FULL])
-def test_every_container_meets_the_restricted_profile(chart: Chart, values: dict[str, object]) -> None:
+@pytest.mark.parametrize(("values", "count"), [({}, 3), (FULL, 4)])
+def test_every_container_meets_the_restricted_profile(chart: Chart, values: dict[str, object], count: int) -> None:
     specs = list(pod_specs(chart.render(values)))
 
-    assert len(specs) == 3
+    assert len(specs) == count
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["runAsUser"] == 65532
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for each in spec["containers"]:
+        for each in (*spec.get("initContainers", ()), *spec["containers"]):
             assert each["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},
@@ -312,10 +313,27 @@ def test_a_pod_monitor_finds_both(chart: Chart) -> None:
     (expression,) = monitor["selector"]["matchExpressions"]
 
     assert expression["values"] == ["operator", "gateway"]
+    assert [endpoint["honorLabels"] for endpoint in monitor["podMetricsEndpoints"]] == [True]
     for component in expression["values"]:
         labels = one(manifests, "Deployment", f"lull-{component}")["spec"]["template"]["metadata"]["labels"]
         assert monitor["selector"]["matchLabels"].items() <= labels.items()
     assert {"name": "admin", "containerPort": 8081} in container(manifests, "operator")["ports"]
+
+
+def test_nodes_pull_what_is_listed_and_the_fetcher_and_nothing_by_default(
+    chart: Chart, defaults: list[Manifest]
+) -> None:
+    assert "DaemonSet" not in kinds(defaults)
+
+    daemons = one(chart.render(FULL), "DaemonSet", "lull-pre-pull")["spec"]
+    pod = daemons["template"]["spec"]
+
+    assert daemons["selector"]["matchLabels"].items() <= daemons["template"]["metadata"]["labels"].items()
+    assert [each["image"] for each in pod["initContainers"]] == FULL["prePull"]["images"]
+    assert {each["imagePullPolicy"] for each in pod["initContainers"]} == {"IfNotPresent"}
+    assert pod["containers"][0]["image"] == "registry.example.com/lull/lull:0.1.0"
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert not pod["automountServiceAccountToken"]
 
 
 def test_probes_ask_the_admin_port(defaults: list[Manifest]) -> None:

@@ -100,6 +100,12 @@ OTHERS: dict[str, Any] = {
     "gateway.keys.valkey.passwordSecret.key": "valkey-password",
     "gateway.podDisruptionBudget.maxUnavailable": "50%",
     **{f"gateway.{name}": value for name, value in _POD.items()},
+    "prePull.images": ["vllm/vllm-openai:v0.33.0"],
+    **{
+        f"prePull.{name}": value
+        for name, value in _POD.items()
+        if name not in {"topologySpreadConstraints", "extraEnv"}
+    },
     "networkPolicy.enabled": False,
     "networkPolicy.clients": [{"namespaceSelector": {}}],
     "monitoring.podMonitor.enabled": True,
@@ -115,6 +121,10 @@ COMPANY: dict[str, Values] = {
     },
     "gateway.keys.valkey.passwordSecret.key": {"gateway": {"keys": {"valkey": {"passwordSecret": {"name": "valkey"}}}}},
     "gateway.tracing.sampleRatio": {"gateway": {"tracing": {"endpoint": "http://collector:4318"}}},
+    **{
+        f"prePull.{name}": {"prePull": {"images": ["vllm/vllm-openai:v0.33.0"]}}
+        for name in _POD.keys() - {"topologySpreadConstraints", "extraEnv"}
+    },
     "monitoring.podMonitor.labels": {"monitoring": {"podMonitor": {"enabled": True}}},
     "monitoring.podMonitor.interval": {"monitoring": {"podMonitor": {"enabled": True}}},
 }
@@ -193,6 +203,7 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
         ({"operator": {"affinity": {"nodeAfinity": {}}}}, "nodeAfinity"),
         ({"operator": {"resources": {"limits": {"memory": "1 GB"}}}}, "does not match"),
         ({"gateway": {"extraEnv": [{"name": "A", "valueFrom": {"secret": {}}}]}}, "secret"),
+        ({"prePull": {"images": ["vllm/vllm openai"]}}, "does not match"),
         ({"networkPolicy": {"clients": [{"ipBlock": {"cdir": "10.0.0.0/8"}}]}}, "cdir"),
         ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 11}}}, "minReplicas (11) is over"),
     ],
