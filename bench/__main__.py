@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench.claims import Claim, as_json, print_table
 
-NAMES = ("wake", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
+NAMES = ("wake", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling", "forecast")
 
 
 def main() -> int:
@@ -24,7 +24,9 @@ def main() -> int:
         action="store_true",
         help="also what takes long: reconcile with 5,000 objects, gateway with more rounds, calibration with every model and GPU left out",
     )
-    parser.add_argument("--quick", action="store_true", help="less of what takes long by default: autoscaling")
+    parser.add_argument(
+        "--quick", action="store_true", help="less of what takes long by default: autoscaling, forecast"
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lull.core.simulation.fleet import Outcome, Request, Scaler, Slo
+    from lull.core.simulation.foresight import Past
 
 LULL: Final = "Lull"
 STATIC: Final = "static"
@@ -123,7 +124,7 @@ def play(match: Match) -> list[Entry]:
     return [_bound(entry, entries) for entry in entries]
 
 
-def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
+def build_lull(most: int, *, slo: Slo, past: Past | None = None, **scaling: Any) -> Scaler:
     """Lull with its defaults, whatever the trace; what is asked of it is the SLO and the bounds."""
     spec = LLMDeploymentSpec.model_validate(
         {
@@ -132,7 +133,7 @@ def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
             "scaling": {"maxReplicas": most, **scaling},
         }
     )
-    return LullScaler(spec)
+    return LullScaler(spec, past=past)
 
 
 class Arena:

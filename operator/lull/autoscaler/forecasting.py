@@ -170,7 +170,7 @@ class Forecaster:
         if learnt.error is not None:
             log.info("history read again", key=str(key))
         ahead = _find_cold_start(deployment) or COLD_START
-        # A tenth of a second of work for eight weeks: decisions take place meanwhile.
+        # A quarter of a second of work for eight weeks: decisions take place meanwhile.
         forecast = await asyncio.to_thread(
             learn_forecast, series, wall=wall, ahead=ahead, timezone=learnt.spec.timezone
         )
