@@ -144,6 +144,7 @@ async def test_an_endless_answer_is_given_up() -> None:
 
 
 async def test_nobody_there_is_said_in_one_word() -> None:
-    prometheus = Prometheus("http://127.0.0.1:1")
+    prometheus = Prometheus("http://127.0.0.1:1", deadline=60.0)
 
     assert await refusal(prometheus) == "ConnectionError"
+    prometheus.close()
