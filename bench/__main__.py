@@ -12,7 +12,18 @@ from datetime import UTC, datetime
 from bench.claims import Claim, as_json, print_table
 from e2e.progress import say
 
-NAMES = ("wake", "burst", "levers", "cluster", "reconcile", "routing", "gateway", "calibration", "autoscaling")
+NAMES = (
+    "wake",
+    "burst",
+    "levers",
+    "cluster",
+    "reconcile",
+    "routing",
+    "gateway",
+    "calibration",
+    "autoscaling",
+    "forecast",
+)
 BUSY = 0.5
 """Load for each core from which on the machine is not quiet."""
 
@@ -27,7 +38,9 @@ def main() -> int:
         action="store_true",
         help="also what takes long: reconcile with 5,000 objects, gateway with more rounds, calibration with every model and GPU left out",
     )
-    parser.add_argument("--quick", action="store_true", help="less of what takes long by default: autoscaling")
+    parser.add_argument(
+        "--quick", action="store_true", help="less of what takes long by default: autoscaling, forecast"
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:

@@ -344,6 +344,7 @@ WRONG_FIELDS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "hold in words": ({"model": HUB, "queue": {"holdFor": "Forever"}}, "spec.queue.holdFor"),
     "negative replicas": ({"model": HUB, "replicas": -1}, "spec.replicas"),
     "no pool": ({"model": HUB, "placement": {"pools": []}}, "spec.placement.pools"),
+    "forecast from a day": ({"model": HUB, "scaling": {"forecast": {"days": 1}}}, "spec.scaling.forecast.days"),
     "budget in words": ({"model": HUB, "scaling": {"budget": {"perHour": "much"}}}, "spec.scaling.budget.perHour"),
     "number as text": ({"model": HUB, "scaling": {"maxReplicas": "many"}}, "spec.scaling.maxReplicas"),
 }

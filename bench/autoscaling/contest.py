@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lull.core.simulation.fleet import Outcome, Request, Scaler, Slo
+    from lull.core.simulation.foresight import Past
 
 LULL: Final = "Lull"
 STATIC: Final = "static"
@@ -134,7 +135,7 @@ def play_drawn(seed: int) -> list[Entry]:
     return [arena.enter_peak(), arena.find_static(), *others, lull]
 
 
-def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
+def build_lull(most: int, *, slo: Slo, past: Past | None = None, **scaling: Any) -> Scaler:
     """Lull with its defaults, whatever the trace; what is asked of it is the SLO and the bounds."""
     spec = LLMDeploymentSpec.model_validate(
         {
@@ -143,7 +144,7 @@ def build_lull(most: int, *, slo: Slo, **scaling: Any) -> Scaler:
             "scaling": {"maxReplicas": most, **scaling},
         }
     )
-    return LullScaler(spec)
+    return LullScaler(spec, past=past)
 
 
 class Arena:

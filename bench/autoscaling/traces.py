@@ -77,7 +77,7 @@ def read_servegen(name: str, *, days: int, pace: float, peak: float) -> tuple[Re
         rows = [
             (
                 float(row["rate_rps"]),
-                _superpose(float(row["rate_weighted_client_cv"]), int(row["active_clients"])),
+                superpose(float(row["rate_weighted_client_cv"]), int(row["active_clients"])),
             )
             for row in csv.DictReader(lines)
         ]
@@ -87,13 +87,13 @@ def read_servegen(name: str, *, days: int, pace: float, peak: float) -> tuple[Re
     quiet = ordered[round(QUIET_SHARE * (len(ordered) - 1))]
     factor = peak / (ordered[-1] - quiet)
     rates = [(max(0.0, rate - quiet) * factor, variation) for rate, variation in windows]
-    return _arrive(rates, RATE_WINDOW / pace, seed=len(name))
+    return arrive(rates, RATE_WINDOW / pace, seed=len(name))
 
 
 @cache
 def make_square(*, low: float, high: float, seconds: float, count: int) -> tuple[Request, ...]:
     """A load that jumps up and down, so many times."""
-    return _arrive([(low, 1.0), (high, 1.0)] * count + [(low, 1.0)], seconds, seed=3)
+    return arrive([(low, 1.0), (high, 1.0)] * count + [(low, 1.0)], seconds, seed=3)
 
 
 @cache
@@ -103,7 +103,7 @@ def make_llmd() -> tuple[Request, ...]:
     requests, begin = [], 0.0
     chance = random.Random(5)
     for rate, seconds in stages:
-        requests += [Request(at, 4000, 1000) for at in _spread(rate, 1.0, begin, begin + seconds, chance)]
+        requests += [Request(at, 4000, 1000) for at in spread(rate, 1.0, begin, begin + seconds, chance)]
         begin += seconds
     return tuple(requests)
 
@@ -142,23 +142,23 @@ def _cut(read: Callable[[], tuple[Request, ...]], seconds: float) -> tuple[Reque
     return tuple(request for request in read() if request.at < seconds)
 
 
-def _arrive(rates: Sequence[tuple[float, float]], window: float, seed: int) -> tuple[Request, ...]:
+def arrive(rates: Sequence[tuple[float, float]], window: float, seed: int) -> tuple[Request, ...]:
     chance, lengths = random.Random(seed), read_azure()
     times = [
         at
         for number, (rate, variation) in enumerate(rates)
-        for at in _spread(rate, variation, number * window, (number + 1) * window, chance)
+        for at in spread(rate, variation, number * window, (number + 1) * window, chance)
     ]
     return tuple(chance.choice(lengths)._replace(at=at) for at in times)
 
 
-def _superpose(variation: float, clients: int) -> float:
+def superpose(variation: float, clients: int) -> float:
     """Coefficient of variation of a sum of so many clients' arrivals, by Whitt's approximation."""
     weight = 1 / (1 + 4 * (1 - BUSY) ** 2 * max(0, clients - 1))
     return min(math.sqrt(weight * variation**2 + 1 - weight), MOST_VARIATION)
 
 
-def _spread(rate: float, variation: float, begin: float, end: float, chance: random.Random) -> Iterator[float]:
+def spread(rate: float, variation: float, begin: float, end: float, chance: random.Random) -> Iterator[float]:
     """Times between arrivals from a gamma distribution: Poisson's where the variation is 1."""
     if rate <= 0:
         return

@@ -64,6 +64,16 @@ class OperatorSettings(_Settings):
     prices_file: Annotated[
         str, Field(description="YAML with prices of accelerators, read again when it changes; none are known without.")
     ] = "/etc/lull/prices/prices.yaml"
+    prometheus_url: Annotated[
+        str,
+        Field(pattern=_URL, description="Base URL of the Prometheus that forecasts are learnt from; empty means none."),
+    ] = ""
+    prometheus_credentials: Annotated[
+        str,
+        Field(
+            description="Folder with what it is to be asked with, each if needed: token, headers (Name: value), ca.crt."
+        ),
+    ] = ""
     lease_name: str = "lull-operator"
     lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15.0
     tick_seconds: Annotated[float, Field(ge=0.1, le=60, description="Pause between looks at demand.")] = 1.0

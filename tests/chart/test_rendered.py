@@ -366,6 +366,7 @@ def test_a_pod_monitor_finds_both(chart: Chart) -> None:
     (expression,) = monitor["selector"]["matchExpressions"]
 
     assert expression["values"] == ["operator", "gateway"]
+    assert [endpoint["honorLabels"] for endpoint in monitor["podMetricsEndpoints"]] == [True]
     for component in expression["values"]:
         labels = one(manifests, "Deployment", f"lull-{component}")["spec"]["template"]["metadata"]["labels"]
         assert monitor["selector"]["matchLabels"].items() <= labels.items()

@@ -55,6 +55,8 @@ OTHERS: dict[str, Any] = {
     "oci.plainHttp": ["registry:5000", "localhost"],
     "passLabels": ["team", "example.com/cost-centre"],
     "nodesAutoscaled": True,
+    "prometheus.url": "http://prometheus.monitoring:9090",
+    "prometheus.credentialsSecret": "prometheus",
     "operator.replicas": 1,
     "operator.concurrentReconciles": 2,
     "operator.acceleratorPrices": {"NVIDIA-L4": 0.81, "*": 4},

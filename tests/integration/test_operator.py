@@ -100,7 +100,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 15
 
 @asynccontextmanager
 async def running(
-    kube: Kube, namespace: str, *, name: str = "operator-a", prices: str = ""
+    kube: Kube, namespace: str, *, name: str = "operator-a", prices: str = "", prometheus_url: str = ""
 ) -> AsyncIterator[asyncio.Event]:
     """An operator of this namespace; the event stops it."""
     settings = OperatorSettings(
@@ -112,6 +112,7 @@ async def running(
         stale_seconds=2,
         engine_tick_seconds=1,
         prices_file=prices,
+        prometheus_url=prometheus_url,
     )
     stop = asyncio.Event()
     async with httpx.AsyncClient(transport=ToLoopback(), trust_env=False) as client:

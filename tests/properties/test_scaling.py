@@ -13,6 +13,7 @@ from lull.api.reasons import ScalingReason
 from lull.api.scaling import PolicyType, ScalingPolicy, ScheduleSpec, SelectPolicy
 from lull.api.spec import LLMDeploymentSpec
 from lull.core.budget import Cap
+from lull.core.forecast import Ahead
 from lull.core.learning import Objective
 from lull.core.pacing import Pace
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, build_policy, decide
@@ -349,3 +350,14 @@ def test_a_wake_wakes_once_and_what_it_woke_falls_asleep_again(policy: Policy, c
     assert seen[0] == 1
     assert [one for one, other in pairwise(seen) if one != other] == [1]
     assert seen[-1] == 0
+
+
+@given(policies, loads, st.integers(0, 30))
+def test_a_forecast_only_ever_raises_the_floor(policy: Policy, load: list[tuple[int, int]], expected: int) -> None:
+    ahead = replace(policy, ahead=Ahead(expected, "it is usual"))
+
+    for number, decision in enumerate(run(ahead, load)):
+        assert decision.replicas <= most(policy), number
+        if policy.scale_up.window == 0 and not policy.scale_up.policies:
+            assert decision.replicas >= min(expected, most(policy)), number
+    assert run(replace(policy, ahead=Ahead(0, "nothing is usual")), load) == run(policy, load)

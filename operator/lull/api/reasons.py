@@ -159,6 +159,8 @@ class ScalingReason(StrEnum):
     """maxReplicas, though the load needs more."""
     SCHEDULED = "Scheduled"
     """A schedule asks for more than demand does."""
+    FORECAST = "Forecast"
+    """Earlier days ask for more at this time than demand does."""
     LIMITED = "Limited"
     """`behavior` lets the count change only so fast."""
     POOLS_FULL = "PoolsFull"

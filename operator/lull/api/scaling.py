@@ -232,6 +232,28 @@ class SleepSpec(ApiModel):
     ] = "2m"
 
 
+class ForecastSpec(ApiModel):
+    days: Annotated[
+        int,
+        Field(
+            ge=3,
+            le=56,
+            description=(
+                "How many days of Prometheus' history it is learnt from, between 3 and 56; 14 tell working days from "
+                "weekends, and one Monday from another. Immediate."
+            ),
+        ),
+    ] = 14
+    timezone: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$",
+            max_length=64,
+            description="Time zone whose clock days repeat by, such as Europe/Berlin. Immediate.",
+        ),
+    ] = "UTC"
+
+
 class ScalingSpec(ApiModel):
     rules = (
         Rule(
@@ -296,6 +318,16 @@ class ScalingSpec(ApiModel):
             json_schema_extra=LIST_ATOMIC,
         ),
     ] = []
+    forecast: Annotated[
+        ForecastSpec | None,
+        Field(
+            description=(
+                "Replicas for what came at the same time of earlier days, asked for a cold start beforehand, where the "
+                "last day shows that this would have helped; {} for the defaults. Needs the operator's Prometheus. "
+                "Default: none."
+            )
+        ),
+    ] = None
     budget: Annotated[
         BudgetSpec | None,
         Field(description="What the replicas may cost; fewer run where it is reached. Default: no limit."),

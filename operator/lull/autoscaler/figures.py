@@ -55,5 +55,5 @@ def _publish_knowledge(key: Key, known: Knowledge | None) -> None:
     is_known = known is not None and known.is_known
     metrics.put(metrics.ARRIVALS, known.expected if known is not None else None, *key)
     metrics.put(metrics.BUSYNESS, known.busyness if known is not None else None, *key)
-    metrics.put(metrics.CAPACITY, known.capacity if known is not None and is_known else None, *key)
+    metrics.put(metrics.CAPACITY, known.carried if known is not None and is_known else None, *key)
     metrics.put(metrics.MARGIN, known.margin if known is not None and is_known else None, *key)

@@ -20,6 +20,7 @@ from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
 from lull.autoscaler import figures
+from lull.autoscaler.forecasting import Forecaster
 from lull.core.budget import catch_up, find_cap, spend
 from lull.core.keeping import (
     NOTHING,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from lull.autoscaler.collecting import Collector, Timing
     from lull.autoscaler.scraping import Scraper
     from lull.core.budget import Cap, Spending
+    from lull.core.forecast import Ahead
     from lull.core.prices import ReplicaPrice
     from lull.core.schedules import Floor
     from lull.core.signals import Demand
@@ -107,6 +109,8 @@ class _Known:
     woken_at: float | None = None
     reason: ScalingReason | None = None
     """Of the last decision."""
+    remark: str = ""
+    """What is to be said of the forecast."""
 
 
 class Autoscaler:
@@ -124,6 +128,7 @@ class Autoscaler:
         on_rest: Callable[[Key], None] | None = None,
         prices: Prices,
         scraper: Scraper | None = None,
+        forecaster: Forecaster | None = None,
     ) -> None:
         """`on_rest`: replicas are to sleep, or to wake; `scraper`: None where engines are not asked."""
         self._kube = kube
@@ -135,6 +140,7 @@ class Autoscaler:
         self._on_rest = on_rest or (lambda _: None)
         self._prices = prices
         self._scraper = scraper
+        self._forecaster = forecaster or Forecaster(None, store=store)
         self._known: dict[Key, _Known] = {}
 
     def view(self, deployment: LLMDeployment) -> ScalingView:
@@ -172,7 +178,8 @@ class Autoscaler:
         counts = _count(deployment, pods, asked=asked, demand=demand, now=now)
         known, cap = self._count_cost(deployment, known, counts, pods)
         known = _recall_learnt(deployment, known, counts, now)
-        policy = _build_policy(deployment, known, cap)
+        known, ahead = self._look_ahead(deployment, known)
+        policy = _build_policy(deployment, known, cap, ahead)
         decision = decide(policy, demand, counts, history=known.history, now=now, wall=clock.wall())
         rest = self._choose_rest(deployment, known, demand, decision.history, counts, now)
         divided = split(decision.replicas, deployment.spec.placement, asked)
@@ -259,6 +266,12 @@ class Autoscaler:
             self._on_rest(deployment.key)
         return rest
 
+    def _look_ahead(self, deployment: LLMDeployment, known: _Known) -> tuple[_Known, Ahead | None]:
+        """What earlier days ask for."""
+        knowledge = None if known.history is None else known.history.knowledge
+        outlook = self._forecaster.look(deployment, knowledge, wall=clock.wall())
+        return replace(known, remark=outlook.remark), outlook.ahead
+
     def _recall(self, deployment: LLMDeployment) -> _Known:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid:
@@ -331,7 +344,7 @@ class Autoscaler:
             return Reason.METRICS_UNAVAILABLE, f"Demand is unknown, as these gateways do not answer: {silent}."
         if scaling.mode is ScalingMode.SHADOW:
             return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
-        words = [*_describe_bounds(scaling, capacity, decision.floor)]
+        words = [*_describe_bounds(scaling, capacity, decision.floor), *filter(None, (known.remark,))]
         if scaling.budget is not None and known.price is None:
             words.append(
                 "The budget is not kept: operator.acceleratorPrices of the chart has no price for the accelerators."
@@ -382,10 +395,10 @@ def _record(
     return (record, *decisions)[:_KEPT_DECISIONS]
 
 
-def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None) -> Policy:
+def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None, ahead: Ahead | None) -> Policy:
     measured = deployment.status.cold_start
     policy = build_policy(
-        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap
+        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap, ahead=ahead
     )
     return replace(policy, woken_at=known.woken_at)
 

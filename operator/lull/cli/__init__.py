@@ -225,9 +225,11 @@ def doctor(
 @app.command()
 def simulate(  # noqa: PLR0917  each is an option
     trace: Annotated[
-        Path,
+        str,
         typer.Option(
-            help="CSV, gzipped or not: timestamp_s, input_tokens, output_tokens and, if known, cached_tokens."
+            metavar="FILE|URL",
+            help="CSV, gzipped or not: timestamp_s, input_tokens, output_tokens and, if known, cached_tokens; "
+            "or URL of a Prometheus.",
         ),
     ],
     policy: Annotated[
@@ -237,6 +239,13 @@ def simulate(  # noqa: PLR0917  each is an option
     engine: Annotated[
         str, typer.Option(help="Preset such as qwen3-32b-h100-tp2, or a YAML file with a replica's parameters.")
     ],
+    llm: Annotated[
+        str | None,
+        typer.Option(metavar="NAMESPACE/NAME", help="With Prometheus: the LLMDeployment whose requests it counted."),
+    ] = None,
+    days: Annotated[
+        float, typer.Option(min=0.01, max=90, help="With Prometheus: how many of the last days are played.")
+    ] = 7.0,
     cold_start: Annotated[
         str, typer.Option(help="From asked to ready; 80s-140s draws from a range (its 10th to 90th percentile).")
     ] = "100s",
@@ -275,6 +284,8 @@ def simulate(  # noqa: PLR0917  each is an option
 
     question = Question(
         trace=trace,
+        llm=llm,
+        days=days,
         policies=policy,
         engine=engine,
         cold_start=cold_start,

@@ -13,6 +13,7 @@ import uvloop
 
 from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
+from lull.autoscaler.forecasting import Forecaster
 from lull.autoscaler.loop import Autoscaler
 from lull.autoscaler.scraping import Scraper
 from lull.autoscaler.sleeping import WORKERS, Sleepers
@@ -26,6 +27,7 @@ from lull.doors.admin import Health
 from lull.doors.events import Recorder
 from lull.doors.lease import Lease, LeaseName
 from lull.doors.prices import Prices
+from lull.doors.prometheus import Prometheus
 from lull.doors.store import Store
 from lull.residence.loop import Residence
 from lull.settings import OperatorSettings
@@ -57,6 +59,7 @@ class App:
     recorder: Recorder
     collector: Collector
     scraper: Scraper
+    forecaster: Forecaster
     autoscaler: Autoscaler
     decisions: KeyedQueue
     reconciler: Reconciler
@@ -81,6 +84,12 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         stale_after=settings.stale_seconds,
     )
     rests = KeyedQueue("sleepers")
+    prometheus = (
+        Prometheus(settings.prometheus_url, credentials=settings.prometheus_credentials)
+        if settings.prometheus_url
+        else None
+    )
+    forecaster = Forecaster(prometheus, store=store)
     autoscaler = Autoscaler(
         connection,
         store=store,
@@ -91,6 +100,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         on_rest=rests.add,
         prices=Prices(settings.prices_file),
         scraper=scraper,
+        forecaster=forecaster,
     )
     sleepers = Sleepers(connection, client, store=store, recorder=recorder, find_rest=autoscaler.find_rest)
     claims = Claims(store, reconciles.add)
@@ -122,6 +132,7 @@ def assemble(settings: OperatorSettings, connection: Kube, client: Http) -> App:
         recorder,
         collector,
         scraper,
+        forecaster,
         autoscaler,
         decisions,
         reconciler,
@@ -174,6 +185,7 @@ async def _lead(
             app.kube, namespace=settings.namespace, service=settings.gateway_service, on_alive=health.beat
         )
     )
+    group.create_task(app.forecaster.run())
     # Conflicts and replica counts are known only when everything was seen once; and Kopf, which looks for kinds only at
     # its start, would wait for ever for one that comes later.
     await app.store.wait_synced()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
+import re
 import sys
 from dataclasses import dataclass, replace
 from math import ceil
@@ -15,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lull.api.llmdeployment import Key
 from lull.api.quantities import parse_duration, render_duration
 from lull.cli.cluster import complain, to_json
 from lull.core.admission import HOLD_AT_LEAST, HOLD_AT_MOST, HOLD_PER_COLD_START
@@ -25,7 +28,7 @@ from lull.core.simulation.policies import InvalidPolicy, parse_policy
 from lull.core.simulation.replicas import InvalidReplica, Replica, find_preset, parse_replica
 from lull.core.simulation.scalers import LullScaler
 from lull.core.simulation.svg import render_svg
-from lull.core.simulation.traces import InvalidTrace, parse_trace
+from lull.core.simulation.traces import InvalidTrace, make_trace, parse_trace
 from lull.core.simulation.tuning import Trial, read_choice, tune
 from lull.doors import clock
 from lull.settings import OperatorSettings
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.simulation.engine import Request
     from lull.core.simulation.outcome import Outcome, Percentiles
+    from lull.core.simulation.traces import Rates, Trace
     from lull.core.simulation.tuning import Choice
 
 _PATIENCE: Final = 2.0
@@ -45,6 +49,8 @@ _PATIENCE: Final = 2.0
 _TABLE_WIDTH: Final = 140
 _STEP: Final = 500
 """Requests between two looks at the clock."""
+_RATE_STEP: Final = 120.0
+"""Seconds of a step of what Prometheus counted: two scrapes, where it scrapes once a minute."""
 _GZIP: Final = b"\x1f\x8b"
 
 
@@ -56,7 +62,9 @@ class _Refused(Exception):  # noqa: N818  what the user reads
 class Question:
     """The command line."""
 
-    trace: Path
+    trace: str
+    llm: str | None
+    days: float
     policies: Sequence[Path]
     engine: str
     cold_start: str
@@ -166,10 +174,7 @@ def _prepare(question: Question) -> tuple[_Scene, dict[str, LLMDeploymentSpec]]:
     if question.gpu_price is None and any(spec.scaling.budget is not None for spec in policies.values()):
         raise _Refused("spec.scaling.budget needs to know what a GPU costs an hour: give --gpu-price")
     replica = _read_replica(question.engine)
-    try:
-        trace = parse_trace(_read_text(question.trace).splitlines())
-    except InvalidTrace as error:
-        raise _Refused(f"{question.trace}: {error}") from error
+    trace = _read_trace(question)
     spot = None
     if question.spot_lifetime is not None:
         spot = Spot(
@@ -193,6 +198,36 @@ def _prepare(question: Question) -> tuple[_Scene, dict[str, LLMDeploymentSpec]]:
         for name, spec in policies.items()
     }
     return _Scene(question, trace.requests, options, replica, share), policies
+
+
+def _read_trace(question: Question) -> Trace:
+    """From a file, or from the Prometheus at a URL."""
+    from pathlib import Path
+
+    try:
+        if question.trace.startswith(("http://", "https://")):
+            return make_trace(_read_rates(question), seed=question.seed)
+        if question.llm is not None:
+            raise _Refused(f"--llm is of the Prometheus that --trace names by its URL, and {question.trace} is a file")
+        return parse_trace(_read_text(Path(question.trace)).splitlines())
+    except InvalidTrace as error:
+        raise _Refused(f"{question.trace}: {error}") from error
+
+
+def _read_rates(question: Question) -> Rates:
+    from lull.doors.prometheus import Prometheus, Unavailable
+
+    namespace, _, name = (question.llm or "").partition("/")
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", part) for part in (namespace, name)):
+        raise _Refused("--llm must say whose requests Prometheus counted, as namespace/name: --llm default/llama-8b")
+    prometheus = Prometheus(question.trace, credentials=OperatorSettings().prometheus_credentials)
+    key = Key(namespace, name)
+    try:
+        return asyncio.run(prometheus.read_rates(key, wall=clock.wall(), days=question.days, step=_RATE_STEP))
+    except Unavailable as error:
+        raise _Refused(f"{question.trace}: Prometheus does not answer: {error}") from error
+    finally:
+        prometheus.close()
 
 
 def _find_slo(question: Question, policies: Mapping[str, LLMDeploymentSpec]) -> SloSpec:
@@ -390,9 +425,13 @@ def _describe_trace(scene: _Scene) -> str:
     inputs = sum(request.input_tokens for request in requests) / count
     outputs = sum(request.output_tokens for request in requests) / count
     return (
-        f"Trace {scene.question.trace}: {count:,} requests in {render_duration(seconds)}, {count / seconds:.2f}/s, "
+        f"Trace {_name_trace(scene.question)}: {count:,} requests in {render_duration(seconds)}, {count / seconds:.2f}/s, "
         f"{_find_peak(requests):.2f}/s in the busiest minute; {inputs:,.0f} tokens in and {outputs:,.0f} out."
     )
+
+
+def _name_trace(question: Question) -> str:
+    return question.trace if question.llm is None else f"{question.llm} of {question.trace}"
 
 
 def _find_peak(requests: Sequence[Request]) -> float:
@@ -481,7 +520,8 @@ def _describe(scene: _Scene, runs: Sequence[_Run], trials: Sequence[Trial]) -> d
     question, options = scene.question, scene.options
     return {
         "trace": {
-            "file": str(question.trace),
+            "file": question.trace,
+            **({} if question.llm is None else {"llm": question.llm, "days": question.days}),
             "requests": len(scene.requests),
             "seconds": scene.requests[-1].at,
             "busiestMinutePerSecond": _find_peak(scene.requests),

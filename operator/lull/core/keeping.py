@@ -95,7 +95,7 @@ def update_learnt(
     learnt = LearntStatus(
         at=render_timestamp(wall),
         basis=basis,
-        capacity=_render(known.capacity),
+        capacity=_render(known.carried),
         margin=f"{known.margin:.2f}",
         peak=_render(known.peak),
         evidence=render_duration(min(known.evidence, _ENOUGH)),

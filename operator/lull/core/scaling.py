@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lull.api.scaling import ScheduleSpec
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.budget import Cap
+    from lull.core.forecast import Ahead
     from lull.core.signals import Demand
 
 DEFAULT_IN_FLIGHT: Final = 32
@@ -56,6 +57,8 @@ class Policy:
     """What the budget pays for."""
     woken_at: float | None = None
     """When somebody last asked for it to be awake, other than by a request."""
+    ahead: Ahead | None = None
+    """What earlier days ask for."""
     is_shadow: bool = False
 
 
@@ -122,6 +125,8 @@ class _Bounds:
     """The schedule that raises `least`."""
     limit: ScalingReason
     """Who says `most`."""
+    ahead: Ahead | None = None
+    """The forecast that raises `least`."""
 
     def clamp(self, replicas: int) -> int:
         return min(max(replicas, self.least), self.most)
@@ -139,14 +144,22 @@ class _Wish:
     """Where `up` and `keep` come from; None where they come from the target."""
 
 
-def build_policy(spec: LLMDeploymentSpec, *, cold_start: float | None = None, cap: Cap | None = None) -> Policy:
-    scaling, sequences = spec.scaling, spec.engine.max_num_seqs
+def find_target(spec: LLMDeploymentSpec) -> int:
+    """Requests in flight per replica, as long as nothing was learnt of it."""
+    sequences = spec.engine.max_num_seqs
     derived = DEFAULT_IN_FLIGHT if sequences is None else max(1, sequences * 4 // 5)
+    return spec.scaling.target.in_flight or derived
+
+
+def build_policy(
+    spec: LLMDeploymentSpec, *, cold_start: float | None = None, cap: Cap | None = None, ahead: Ahead | None = None
+) -> Policy:
+    scaling = spec.scaling
     return Policy(
         min_replicas=scaling.min_replicas,
         max_replicas=scaling.max_replicas,
         target_queue=scaling.target.queue_length,
-        target_in_flight=scaling.target.in_flight or derived,
+        target_in_flight=find_target(spec),
         idle_after=parse_duration(scaling.idle_after),
         scale_up=build_pace(scaling.behavior.scale_up),
         scale_down=build_pace(scaling.behavior.scale_down, cold_start=cold_start),
@@ -162,6 +175,7 @@ def build_policy(spec: LLMDeploymentSpec, *, cold_start: float | None = None, ca
         ),
         cold_start=cold_start,
         cap=cap,
+        ahead=ahead,
         is_shadow=scaling.mode is ScalingMode.SHADOW,
     )
 
@@ -269,11 +283,14 @@ def _find_bounds(policy: Policy, wall: float) -> _Bounds:
     floor = find_floor(policy.schedules, wall, ahead=policy.cold_start or 0.0)
     most, limit = _find_most(policy, policy.max_replicas)
     is_raised = floor is not None and floor.replicas > policy.min_replicas
+    least = floor.replicas if floor is not None and is_raised else policy.min_replicas
+    ahead = policy.ahead if policy.ahead is not None and policy.ahead.replicas > least else None
     return _Bounds(
-        least=min(floor.replicas if floor is not None and is_raised else policy.min_replicas, most),
+        least=min(least if ahead is None else ahead.replicas, most),
         most=most,
         floor=floor if is_raised else None,
         limit=limit,
+        ahead=ahead,
     )
 
 
@@ -462,6 +479,8 @@ def _reason_steady(bounds: _Bounds, load: _Load, asked: int) -> ScalingReason:
 
 
 def _name_least(bounds: _Bounds) -> ScalingReason:
+    if bounds.ahead is not None:
+        return ScalingReason.FORECAST
     return ScalingReason.AT_MINIMUM if bounds.floor is None else ScalingReason.SCHEDULED
 
 
@@ -484,16 +503,22 @@ def _explain(policy: Policy, bounds: _Bounds, load: _Load, reason: ScalingReason
             why = f"no request for {render_duration(policy.idle_after)}"
         case ScalingReason.AT_MAXIMUM | ScalingReason.POOLS_FULL | ScalingReason.AT_BUDGET:
             why = f"{asked} for {target}; {_explain_most(policy, bounds.most, reason)}"
-        case ScalingReason.AT_MINIMUM:
-            why = f"{asked}; minReplicas is {bounds.least}"
-        case ScalingReason.SCHEDULED if bounds.floor is not None:
-            begins = f" begins in {render_duration(bounds.floor.begins_in)} and" if bounds.floor.begins_in else ""
-            why = f'{asked}; the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}){begins} keeps {bounds.least}'
+        case ScalingReason.AT_MINIMUM | ScalingReason.SCHEDULED | ScalingReason.FORECAST:
+            why = f"{asked}; {_explain_least(bounds)}"
         case ScalingReason.SIGNAL_MISSING:
             why = f"{asked}, but not every gateway and engine was heard"
         case _:
             why = f"{asked} for {target}"
     return why
+
+
+def _explain_least(bounds: _Bounds) -> str:
+    if bounds.ahead is not None:
+        return f"{bounds.ahead.message}, which keeps {bounds.least}"
+    if bounds.floor is None:
+        return f"minReplicas is {bounds.least}"
+    begins = f" begins in {render_duration(bounds.floor.begins_in)} and" if bounds.floor.begins_in else ""
+    return f'the schedule "{bounds.floor.cron}" ({bounds.floor.timezone}){begins} keeps {bounds.least}'
 
 
 def _explain_most(policy: Policy, most: int, limit: ScalingReason) -> str:

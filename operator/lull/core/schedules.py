@@ -34,13 +34,18 @@ class Floor:
 
 
 def check_schedules(spec: ScalingSpec) -> None:
-    """InvalidSpec names each schedule whose cron or time zone cannot be read."""
+    """InvalidSpec names each schedule, or forecast, whose cron or time zone cannot be read."""
     problems = []
     for number, schedule in enumerate(spec.schedules):
         try:
             _list_starts(schedule, after=0.0)
         except _Unreadable as problem:
             problems.append(f"spec.scaling.schedules.{number}.{problem}")
+    if spec.forecast is not None:
+        try:
+            _find_zone(spec.forecast.timezone)
+        except _Unreadable as problem:
+            problems.append(f"spec.scaling.forecast.{problem}")
     if problems:
         raise InvalidSpec("; ".join(problems))
 
@@ -77,14 +82,17 @@ def _find_begin(schedule: ScheduleSpec, wall: float) -> float | None:
 
 def _list_starts(schedule: ScheduleSpec, *, after: float) -> CronSim:
     """Every start, from about a time on."""
-    try:
-        # Read from the machine, or from the package tzdata, once per process.
-        zone = ZoneInfo(schedule.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        message = f"timezone: {schedule.timezone!r} is no time zone: write for example Europe/Berlin or UTC"
-        raise _Unreadable(message) from error
+    zone = _find_zone(schedule.timezone)
     try:
         return CronSim(schedule.cron, datetime.fromtimestamp(after, zone))
     except CronSimError as error:
         message = f'cron: {schedule.cron!r} is no time ({error}): write for example "0 8 * * 1-5"'
         raise _Unreadable(message) from error
+
+
+def _find_zone(timezone: str) -> ZoneInfo:
+    try:
+        # Read from the machine, or from the package tzdata, once per process.
+        return ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise _Unreadable(f"timezone: {timezone!r} is no time zone: write for example Europe/Berlin or UTC") from error

@@ -99,6 +99,14 @@ ADAPTER_MOVES: Final = Counter(
     "Steps with adapters on replicas, by step (fetch, load, unload, forget) and result (ok, refused, unreachable).",
     ["move", "result"],
 )
+FORECAST_REPLICAS: Final = Gauge(
+    "lull_forecast_replicas",
+    "Replicas that the forecast asks for; no sample where there is none to go by.",
+    ["namespace", "name"],
+)
+HISTORY_READS: Final = Counter(
+    "lull_history_reads_total", "Readings of Prometheus' history for forecasts by result: ok or failed.", ["result"]
+)
 SIGNAL_AGE: Final = Gauge("lull_signal_age_seconds", "Age of the oldest gateway's last answer.")
 GATEWAYS: Final = Gauge("lull_gateways", "Gateways that are polled for demand.")
 POLLS: Final = Counter("lull_demand_polls_total", "Polls of gateways by result: ok or failed.", ["result"])
@@ -139,6 +147,7 @@ _BY_NAME: Final = (
     DESIRED_REPLICAS,
     READY_REPLICAS,
     ASLEEP_REPLICAS,
+    FORECAST_REPLICAS,
     DEMAND,
     DEMAND_COMPLETE,
     SCALING_REPLICAS,

@@ -23,6 +23,8 @@ from lull.core.budget import find_cap
 from lull.core.catalogue import build_catalogue
 from lull.core.continuation import may_continue
 from lull.core.fallback import Asked, State, choose
+from lull.core.forecast import STEP, Series, learn_forecast
+from lull.core.history import find_span
 from lull.core.manifests import build, find_revision
 from lull.core.observed import Observed
 from lull.core.placement import split
@@ -71,6 +73,7 @@ COMPANY: Final[dict[str, Spec]] = {
     "podTemplate.topologySpreadConstraints[]": {"podTemplate": {"topologySpreadConstraints": [_SPREAD]}},
     "scaling.schedules[]": {"scaling": {"schedules": [_SCHEDULE]}},
     "scaling.sleep": {"scaling": {"sleep": {}}},
+    "scaling.forecast": {"scaling": {"forecast": {}}},
     "scaling.budget.perHour": {"scaling": {"budget": {"perHour": "10"}}},
     "scaling.budget.perMonth": {"scaling": {"budget": {"perMonth": "100"}}},
     "scaling.behavior.scaleUp.policies[]": {"scaling": {"behavior": {"scaleUp": {"policies": [_PACE]}}}},
@@ -124,6 +127,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "placement.pools[].tolerations[].value": ("c",),
     "scaling.idleAfter": ("1h",),
     "scaling.sleep.after": ("5m",),
+    "scaling.forecast.timezone": ("Europe/Berlin", "Mars/Base"),
     "scaling.budget.perHour": ("20",),
     "scaling.budget.perMonth": ("200",),
     "slo.timeToFirstToken": ("1s",),
@@ -272,6 +276,7 @@ def _observe(spec: Spec) -> Any:
         build_policy(deployment.spec),
         _watch_it_idle(deployment),
         find_cap(deployment.spec.scaling.budget, price=1.0, spent=0.0, wall=0.0),
+        _foretell(deployment),
         [split(replicas, deployment.spec.placement, {}) for replicas in range(12)],
         dict(catalogue.names),
         build_limits(deployment),
@@ -293,6 +298,19 @@ def _watch_it_idle(deployment: LLMDeployment) -> list[Any]:
         for at in (60.0, 200.0, 400.0)
         for rest in (choose_rest(deployment.spec, nothing, quiet, now=at, wall=at),)
     ]
+
+
+def _foretell(deployment: LLMDeployment) -> Any:
+    """What is expected after clocks were changed in Europe, of days that are alike by the clock there."""
+    spec = deployment.spec.scaling.forecast
+    if spec is None:
+        return None
+    changed = 1_774_746_000.0
+    begin, wall = changed - 7 * 86400, changed + 5 * 3600
+    at = (begin + number * STEP for number in range(round((wall - begin) / STEP)))
+    values = tuple(4.0 * (8 <= (one + (7200 if one >= changed else 3600)) // 3600 % 24 < 18) for one in at)
+    span = find_span(wall, days=spec.days, step=STEP)
+    return span, learn_forecast(Series(begin, STEP, values), wall=wall, ahead=3600.0, timezone=spec.timezone)
 
 
 def _look_for_stand_ins(deployment: LLMDeployment) -> list[Any]:

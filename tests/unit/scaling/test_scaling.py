@@ -11,6 +11,7 @@ from lull.api.reasons import ScalingReason
 from lull.api.scaling import PolicyType, ScalingPolicy, ScheduleSpec, SelectPolicy
 from lull.api.spec import LLMDeploymentSpec
 from lull.core.budget import Cap
+from lull.core.forecast import Ahead
 from lull.core.learning import Objective
 from lull.core.pacing import Pace
 from lull.core.scaling import History, Policy, ReplicaCounts, build_policy, decide
@@ -474,3 +475,40 @@ def test_says_what_it_was_bounded_by() -> None:
     decision = decide(POLICY, asked(in_flight=1000), ready(1), history=None, now=0.0, wall=0.0)
 
     assert (decision.least, decision.wanted, decision.most) == (0, 8, 8)
+
+
+def test_looks_ahead_of_what_is_asked_for() -> None:
+    ahead = replace(POLICY, ahead=Ahead(3, "1.4 requests/s are usual at this time"))
+
+    decision = decide(ahead, asked(), NONE, history=None, now=0.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.FORECAST)
+    assert decision.message == (
+        "0 → 3: 0 waiting and 0 in flight; 1.4 requests/s are usual at this time, which keeps 3; 0 ready, 0 loading"
+    )
+
+
+def test_a_forecast_keeps_what_is_there_and_no_more_than_there_may_be() -> None:
+    ahead = replace(HASTY, max_replicas=4, ahead=Ahead(9, "it is usual"))
+
+    kept = decide(ahead, asked(in_flight=1), ready(4), history=None, now=0.0, wall=0.0)
+    capped = decide(
+        replace(ahead, cap=Cap(2, "it pays for 2")), asked(in_flight=1), NONE, history=None, now=0.0, wall=0.0
+    )
+
+    assert (kept.replicas, kept.reason) == (4, ScalingReason.WITHIN_TARGET)
+    assert capped.replicas == 2
+
+
+def test_demand_goes_before_a_lower_forecast() -> None:
+    ahead = replace(POLICY, ahead=Ahead(1, "it is usual"))
+
+    decision = decide(ahead, asked(in_flight=100), ready(1), history=None, now=0.0, wall=0.0)
+
+    assert (decision.replicas, decision.reason) == (4, ScalingReason.IN_FLIGHT_ABOVE_TARGET)
+
+
+def test_the_minimum_is_named_where_it_is_higher_than_the_forecast() -> None:
+    ahead = replace(POLICY, min_replicas=2, ahead=Ahead(2, "it is usual"))
+
+    assert decide(ahead, asked(), NONE, history=None, now=0.0, wall=0.0).reason is ScalingReason.AT_MINIMUM

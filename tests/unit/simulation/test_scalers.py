@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lull.api.reasons import ScalingReason
+from lull.core.forecast import DAY, STEP, Series
 from lull.core.simulation.fleet import MONDAY, Options, Request, View, simulate
+from lull.core.simulation.foresight import Past
 from lull.core.simulation.policies import parse_policy
 from lull.core.simulation.scalers import LullScaler
 from tests.unit.simulation.models import linear
@@ -38,8 +40,8 @@ NOTHING = View(
 )
 
 
-def scaler(policy: str, **more: float) -> LullScaler:
-    return LullScaler(parse_policy(policy, file="policy.yaml"), **more)
+def scaler(policy: str, *, poll_delay: float = 0.0, price: float | None = None) -> LullScaler:
+    return LullScaler(parse_policy(policy, file="policy.yaml"), poll_delay=poll_delay, price=price)
 
 
 def test_wakes_for_a_held_request_and_sleeps_when_nobody_has_asked_for_idle_after() -> None:
@@ -111,3 +113,23 @@ def test_shadow_mode_is_played_as_if_it_were_active() -> None:
     lull = scaler("{minReplicas: 2, mode: Shadow}")
 
     assert simulate([], lull, MODEL, Options(until=10.0), 0).mean_replicas == 2.0
+
+
+def test_a_forecast_is_ready_when_the_day_begins() -> None:
+    def play(policy: str, past: Past | None) -> tuple[float, list[ScalingReason]]:
+        lull = LullScaler(parse_policy(policy, file="policy.yaml"), past=past)
+        morning = [Request(1800.0 + 2.0 * number, 500, 100) for number in range(900)]
+        options = Options(cold_start=120.0, begins=MONDAY + 7.5 * 3600, until=3600.0, initial_replicas=0)
+        outcome = simulate(morning, lull, MODEL, options, 0)
+        return outcome.longest_hold, [change.reason for change in lull.changes]
+
+    days = (0.5 if 8 <= number * STEP / 3600 % 24 < 18 else 0.0 for number in range(round((5 * 24 + 7.5) * 12)))
+    past = Past(Series(MONDAY - 5 * DAY, STEP, tuple(days)), seconds=4.0)
+
+    alone = play("{maxReplicas: 4, target: {inFlight: 8}}", past)
+    ahead = play("{maxReplicas: 4, target: {inFlight: 8}, forecast: {}}", past)
+    unlearnt = play("{maxReplicas: 4, target: {inFlight: 8}, forecast: {}}", None)
+
+    assert alone == unlearnt
+    assert alone[0] > 100
+    assert (ahead[0], ahead[1][0]) == (0.0, ScalingReason.FORECAST)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lull.core.budget import find_cap, spend
 from lull.core.scaling import ReplicaCounts, build_policy, decide
 from lull.core.signals import Demand, Service
+from lull.core.simulation.foresight import Foresight
 
 if TYPE_CHECKING:
     from lull.api.reasons import ScalingReason
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lull.core.budget import Spending
     from lull.core.scaling import History
     from lull.core.simulation.fleet import View
+    from lull.core.simulation.foresight import Past
 
 _KEPT_CHANGES: Final = 1000
 
@@ -35,13 +37,19 @@ class LullScaler:
     """`decide`, every tick and at once when a request is held, as in the operator.
 
     `poll_delay` is how old what gateways say is when it is decided on, `price` what a replica costs an hour. A policy
-    in shadow mode is played as if it were active.
+    in shadow mode is played as if it were active. A forecast is learnt from `past` arrivals and from what comes.
     """
 
     wakes: Final = True
 
     def __init__(
-        self, spec: LLMDeploymentSpec, *, tick: float = 1.0, poll_delay: float = 0.0, price: float | None = None
+        self,
+        spec: LLMDeploymentSpec,
+        *,
+        tick: float = 1.0,
+        poll_delay: float = 0.0,
+        price: float | None = None,
+        past: Past | None = None,
     ) -> None:
         self.tick: Final = tick
         self.changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
@@ -50,6 +58,10 @@ class LullScaler:
         self._price = price
         self._policy = replace(build_policy(spec), is_shadow=False)
         self._spending: Spending | None = None
+        forecast = spec.scaling.forecast
+        self._foresight = (
+            None if forecast is None else Foresight(forecast, target_in_flight=self._policy.target_in_flight, past=past)
+        )
         self._poll_delay = poll_delay
         self._history: History | None = None
         self._heard: deque[tuple[float, Demand]] = deque()
@@ -76,6 +88,9 @@ class LullScaler:
             self._spending = spend(self._spending, view.asked, price=price, wall=view.wall)
             cap = find_cap(budget, price=price, spent=self._spending.amount, wall=view.wall)
             self._policy = replace(self._policy, cap=cap)
+        if self._foresight is not None:
+            knowledge = self._history.knowledge if self._history is not None else None
+            self._policy = replace(self._policy, ahead=self._foresight.look(view, knowledge))
 
     def _hear(self, view: View) -> Demand | None:
         """What the gateways said last, if that took `poll_delay` to get here; None before the first word of theirs."""

@@ -1,4 +1,4 @@
-"""Traces: a line for each request, in CSV."""
+"""Traces: a line for each request, in CSV, or made from the rates that somebody counted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+from lull.core.simulation.chance import Chance
 from lull.core.simulation.engine import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lull.core.forecast import Series
 
 _NEEDED: Final = ("timestamp_s", "input_tokens", "output_tokens")
 _CACHED: Final = "cached_tokens"
@@ -18,6 +21,10 @@ _EPOCH: Final = 1e8
 """Times from here on, in March 1973, are of a clock on the wall."""
 _LONGEST: Final = 366 * 86400.0
 _MOST_TOKENS: Final = 100_000_000
+_TELLING: Final = 5.0
+"""Requests in a step, from which their tokens tell an average."""
+MOST_REQUESTS: Final = 20_000_000
+"""That a trace is made of: some gigabytes."""
 
 
 class InvalidTrace(ValueError):  # noqa: N818  reads as what it says of the file
@@ -39,6 +46,39 @@ class Trace:
     def rate(self) -> float:
         """Requests per second."""
         return len(self.requests) / max(self.seconds, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was counted of an LLMDeployment, by the same steps: each a second."""
+
+    requests: Series
+    input_tokens: Series
+    cached_tokens: Series
+    output_tokens: Series
+
+
+def make_trace(rates: Rates, *, seed: int) -> Trace:
+    """Requests that could have been counted so: times by Poisson, lengths exponential about each step's average.
+
+    Steps that nobody counted have none. Where a step counts tokens and hardly a request, lengths are as on the whole.
+    """
+    series, chance = rates.requests, Chance(seed)
+    expected = sum(value or 0.0 for value in series.values) * series.step
+    if not expected:
+        raise InvalidTrace("no request was counted in that time")
+    if expected > MOST_REQUESTS:
+        raise InvalidTrace(f"about {expected:,.0f} requests were counted, and {MOST_REQUESTS:,} are the most")
+    usual = [_average(one.values, series.values, 1.0) for one in (rates.input_tokens, rates.output_tokens)]
+    cached = _average(rates.cached_tokens.values, rates.input_tokens.values, 0.0)
+    requests = [
+        Request(at, prompt := _draw(read, chance), _draw(written, chance), int(prompt * min(1.0, cached)))
+        for begin, rate, read, written in _list_steps(rates, *usual)
+        for at in _arrive(rate, begin, begin + series.step, chance)
+    ]
+    if not requests:
+        raise InvalidTrace("hardly a request was counted in that time")
+    return Trace(tuple(requests), series.begin)
 
 
 def parse_trace(lines: Iterable[str]) -> Trace:
@@ -102,3 +142,34 @@ def _set_off(requests: Sequence[Request]) -> Trace:
     if first < _EPOCH:
         return Trace(tuple(requests), None)
     return Trace(tuple(request._replace(at=request.at - first) for request in requests), first)
+
+
+def _list_steps(rates: Rates, usual_read: float, usual_written: float) -> Iterator[tuple[float, float, float, float]]:
+    """When each begins, its requests a second, and their average lengths."""
+    series = rates.requests
+    columns = zip(series.values, rates.input_tokens.values, rates.output_tokens.values, strict=True)
+    for number, (rate, read, written) in enumerate(columns):
+        if rate:
+            is_telling = rate * series.step >= _TELLING
+            yield (
+                number * series.step,
+                rate,
+                read / rate if read and is_telling else usual_read,
+                written / rate if written and is_telling else usual_written,
+            )
+
+
+def _average(amounts: Sequence[float | None], counts: Sequence[float | None], default: float) -> float:
+    count = sum(value or 0.0 for value in counts)
+    return sum(value or 0.0 for value in amounts) / count if count and any(amounts) else default
+
+
+def _arrive(rate: float, begin: float, end: float, chance: Chance) -> Iterator[float]:
+    at = begin + chance.exponential(1 / rate)
+    while at < end:
+        yield at
+        at += chance.exponential(1 / rate)
+
+
+def _draw(mean: float, chance: Chance) -> int:
+    return min(_MOST_TOKENS, max(1, round(chance.exponential(mean))))
