@@ -143,7 +143,7 @@ def find_ahead(
     `carried` is how many requests a second one replica carries by its target, where nothing was learnt of it.
     """
     rate = forecast.find_rate(wall, ahead=COLD_START if cold_start is None else cold_start)
-    capacity = knowledge.capacity if knowledge is not None and knowledge.is_known else carried
+    capacity = knowledge.carried if knowledge is not None and knowledge.is_known else carried
     if rate is None or not capacity:
         return None
     return Ahead(ceil(rate / capacity - _TOLERANCE), f"{rate:.3g} requests/s are usual at this time")
