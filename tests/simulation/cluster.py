@@ -235,11 +235,11 @@ class Cluster:
             for _ in range(self.replicas - len(pods)):
                 name = f"m-default-{next(self._names)}"
                 self._born[name] = clock.monotonic()
-                self.api.put(PODS, _pod(name, ready=False))
+                self.api.put(PODS, _pod(name, ready=False, age=0.0))
             for pod in pods[max(0, len(pods) - self.replicas) :]:
                 name = pod["metadata"]["name"]
                 if not _is_ready(pod) and clock.monotonic() - self._born[name] >= COLD_START:
-                    self.api.put(PODS, _pod(name, ready=True))
+                    self.api.put(PODS, _pod(name, ready=True, age=clock.monotonic() - self._born[name]))
             await asyncio.sleep(0.25)
 
     async def _operate(self) -> None:
@@ -378,7 +378,8 @@ def _workload() -> Manifest:
     }
 
 
-def _pod(name: str, *, ready: bool) -> Manifest:
+def _pod(name: str, *, ready: bool, age: float) -> Manifest:
+    created = clock.render_time(clock.wall() - age)
     condition = {
         "type": "Ready",
         "status": "True" if ready else "False",
@@ -387,7 +388,13 @@ def _pod(name: str, *, ready: bool) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"namespace": "default", "name": name, "uid": name, "labels": LABELS},
+        "metadata": {
+            "namespace": "default",
+            "name": name,
+            "uid": name,
+            "labels": LABELS,
+            "creationTimestamp": created,
+        },
         "spec": {},
         "status": {"phase": "Running", "conditions": [condition], "podIP": f"10.0.0.{name.rpartition('-')[2]}"},
     }

@@ -283,7 +283,7 @@ async def test_idle_replicas_are_to_sleep_and_those_that_sleep_are_to_wake_befor
 
         assert scene.scaled_to() == [3]
         (decision,) = scene.autoscaler.view(stored(manifest(name="m"))).decisions
-        assert decision.message.endswith("0 ready, 1 loading")
+        assert decision.message.endswith("0 ready, 3 loading")
 
 
 async def test_shadow_records_what_it_would_do_and_writes_nothing_else() -> None:

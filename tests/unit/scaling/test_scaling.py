@@ -484,7 +484,7 @@ def test_looks_ahead_of_what_is_asked_for() -> None:
 
     assert (decision.replicas, decision.reason) == (3, ScalingReason.FORECAST)
     assert decision.message == (
-        "0 → 3: 0 waiting and 0 in flight; 1.4 requests/s are usual at this time, which keeps 3; 0 ready, 0 loading"
+        "0 → 3: 0 waiting and 0 in flight; 1.4 requests/s are usual at this time, which keeps 3; 0 ready, 3 loading"
     )
 
 
