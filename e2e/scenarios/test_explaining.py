@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2e.lab import SYSTEM, sim_deployment
+from e2e.scenarios.conftest import PRICE
 
 if TYPE_CHECKING:
     from e2e.lab import Lab
@@ -32,8 +33,8 @@ async def test_a_model_is_woken_by_command_and_its_costs_outlive_the_operator(la
     why = await lull(lab, "why", "woken")
     assert "0 → 1 at " in why
     assert "woken by lull wake, nothing running" in why
-    before = await until_rate(lab, "woken", "0.8048")
-    assert before["price"].startswith("1 x NVIDIA-L4 at 0.8048 (AWS g6.xlarge")
+    before = await until_rate(lab, "woken", f"{PRICE:.2f}")
+    assert before["price"] == f"1 x NVIDIA-L4 at {PRICE:g} (operator.acceleratorPrices)"
 
     await asyncio.to_thread(lab.installation.kubectl, "-n", SYSTEM, "rollout", "restart", "deployment/lull-operator")
     await asyncio.to_thread(
