@@ -9,6 +9,7 @@ import os
 import sys
 from datetime import UTC, datetime
 
+from bench import processes
 from bench.claims import Claim, as_json, print_table
 from e2e.progress import say
 
@@ -41,7 +42,17 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="less of what takes long by default: autoscaling, forecast"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="for what is simulated: autoscaling, forecast; default: one for each core",
+    )
     arguments = parser.parse_args()
+    if arguments.processes is not None:
+        if arguments.processes < 1:
+            parser.error(f"--processes must be 1 or more, not {arguments.processes}")
+        os.environ[processes.VARIABLE] = str(arguments.processes)
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")

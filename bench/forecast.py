@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.table import Table
 
+from bench import processes
 from bench.autoscaling.contest import build_lull
 from bench.autoscaling.traces import FOLDER, QUIET_SHARE, RATE_WINDOW, arrive, spread, superpose
 from bench.claims import Claim
@@ -133,7 +133,7 @@ def _measure(hours: float) -> list[Claim]:
     rounds = [
         Round(load, cold, is_ahead, hours) for load in LOADS for cold in COLD_STARTS for is_ahead in (False, True)
     ]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(processes.count()) as pool:
         played = dict(zip(rounds, pool.map(play, rounds), strict=True))
     table = Table("load", "cold start", "forecast", "in SLO", "GPU-hours", "starts", box=None)
     for one, outcome in played.items():

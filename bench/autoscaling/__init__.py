@@ -7,8 +7,8 @@ The clairvoyant knows the trace and orders ahead. `reference/` asks Kubernetes a
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import groupby
 from statistics import median
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench.autoscaling.contest import ATTAINMENT, CLAIRVOYANT, LULL, STATIC, Match, play, play_drawn
+from bench import processes
+from bench.autoscaling.contest import ATTAINMENT, CLAIRVOYANT, LULL, STATIC, Match, find_fewest, play, play_drawn
 from bench.autoscaling.drawn import JUDGED
 from bench.autoscaling.scenario import CONTENDERS, LEAST, find_rate, score
 from bench.autoscaling.traces import list_loads, make_llmd
@@ -39,7 +40,7 @@ LLMD_REPLICAS: Final = 5.5
 
 
 def measure() -> list[Claim]:
-    """All cold starts, others swept: about twenty minutes of one core."""
+    """All cold starts, others swept: about forty minutes of one core."""
     return _measure(COLD_STARTS, is_quick=False)
 
 
@@ -156,21 +157,23 @@ def show_scenario(scores: dict[str, Score]) -> None:
 
 
 def _measure(cold_starts: Sequence[float], *, is_quick: bool) -> list[Claim]:
-    matches = [
-        Match(load, cold_start, is_quick=is_quick, is_swept=not is_quick)
-        for load in range(len(list_loads(is_quick=is_quick)))
-        for cold_start in cold_starts
-    ]
+    loads = range(len(list_loads(is_quick=is_quick)))
     seeds = range(JUDGED, JUDGED + (FEW_DRAWN if is_quick else DRAWN))
     say(
-        f"  {len(matches)} traces with cold starts, {len(seeds)} loads drawn at random, "
+        f"  {len(loads) * len(cold_starts)} traces with cold starts, {len(seeds)} loads drawn at random, "
         f"and llm-d's scenario with at least {LEAST} replicas"
     )
-    with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+    with ProcessPoolExecutor(processes.count()) as pool:
         scored = dict(zip(CONTENDERS, pool.map(score, CONTENDERS), strict=True))
         # What the cold starts of a trace have in common is found once.
-        played = list(pool.map(play, matches, chunksize=len(cold_starts)))
-        drawn = list(pool.map(play_drawn, seeds))
+        fewest = pool.map(partial(find_fewest, is_quick=is_quick), loads)
+        matches = [
+            Match(load, cold_start, fewest=count, is_quick=is_quick, is_swept=not is_quick)
+            for load, count in zip(loads, fewest, strict=True)
+            for cold_start in cold_starts
+        ]
+        playing, drawing = pool.map(play, matches), pool.map(play_drawn, seeds)
+        played, drawn = list(playing), list(drawing)
     show(entry for entries in [*played, *drawn] for entry in entries)
     show_scenario(scored)
     claims = claim_scenario(scored, len(make_llmd())) + claim_drawn(drawn)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,6 +105,8 @@ class Match:
 
     load: int
     cold_start: float
+    fewest: int
+    """Replicas that hold all the time."""
     is_quick: bool
     is_swept: bool
 
@@ -113,7 +114,7 @@ class Match:
 def play(match: Match) -> list[Entry]:
     """All contenders; the sweep takes most of the time."""
     load = list_loads(is_quick=match.is_quick)[match.load]
-    arena = Arena(load, load.read(), match.cold_start, find_fewest(match.load, is_quick=match.is_quick))
+    arena = Arena(load, load.read(), match.cold_start, match.fewest)
     fewest = arena.find_static()
     entries = [arena.enter_peak(), fewest, arena.find_clairvoyant(fewest, is_quick=match.is_quick)]
     for family in FAMILIES:
@@ -262,7 +263,6 @@ def _bound(entry: Entry, entries: Sequence[Entry]) -> Entry:
     )
 
 
-@cache
 def find_fewest(number: int, *, is_quick: bool) -> int:
     """Of a load, the fewest replicas that hold all the time."""
     load = list_loads(is_quick=is_quick)[number]

@@ -27,8 +27,9 @@ COLD_START: Final = 120.0
 """Until one was measured."""
 FIRST_MARGIN: Final = 0.25
 """Replicas on top of those needed, as a share of them."""
-LEAST_MARGIN: Final = 0.0
-"""Capacity is no target to go beyond: what was missed too rarely for an hour is no credit for the next."""
+LEAST_MARGIN: Final = 0.05
+"""Capacity is no target to go beyond: what was missed too rarely for an hour is no credit for the next. Nor is it one to
+sit on: what a replica carries changes with its requests, and where all of it is used a little less is a queue."""
 MOST_MARGIN: Final = 2.0
 MOST_OVERRATED: Final = 1.0
 """A replica is taken to carry half of what it seems to, at least."""
@@ -38,8 +39,12 @@ _SLOW: Final = 60.0
 _CLEARING: Final = 2.0
 """Cold starts in which what has piled up is to be worked off."""
 _SPREAD: Final = 600.0
-_SIGNIFICANT: Final = 1.5
-"""Standard deviations up to which a difference is chance; from twice as many on nothing of it is."""
+_CALM: Final = 3.0
+"""Standard deviations up to which a difference is chance, while load is as it was; from twice as many on nothing of it is."""
+_CHANGING: Final = 1.5
+"""The same while load changes: a further step in that direction needs less proof. A replica that is started for a wave
+of noise costs a cold start and comes when the wave is over."""
+_LATELY: Final = 300.0
 _BUSY: Final = 45.0
 _HOUR: Final = 3600.0
 _FADING: Final = 2 * 86400.0
@@ -114,8 +119,9 @@ class Knowledge:
     age: float = 0.0
     """Seconds that were looked at."""
     fast: float = 0.0
-    """Arrivals, over the last seconds, the last minute, and the last hour."""
+    """Arrivals, over the last seconds, the last minute, the last minutes, and the last hour."""
     slow: float = 0.0
+    lately: float = 0.0
     hourly: float = 0.0
     peak: float = 0.0
     """The most arrivals of a minute; fades over days."""
@@ -164,8 +170,16 @@ class Knowledge:
         """Arrivals: those of the last minute, moved to those of the last seconds as far as chance does not explain it."""
         chance = sqrt(max(self.slow / (2 * _FAST), self.spread))
         more = self.fast - self.slow
-        surprise = abs(more) / chance / _SIGNIFICANT - 1 if chance else 0.0
+        surprise = abs(more) / chance / self._find_significance(more) - 1 if chance else 0.0
         return self.slow + more * min(1.0, max(0.0, surprise))
+
+    def _find_significance(self, more: float) -> float:
+        """Standard deviations up to which so much more, or less, than in the last minute is chance."""
+        change = self.slow - self.lately
+        if change * more <= 0:
+            return _CALM
+        deviations = abs(change) / sqrt(max(self.slow, self.lately) / (2 * _SLOW))
+        return min(_CALM, max(_CHANGING, _CALM + 1 - deviations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +248,7 @@ def _count(known: Knowledge, arrived: int, finished: int, seconds: float) -> Kno
         fast=fast,
         spread=_blend(known.spread, (fast - slow) ** 2, seconds, _SPREAD, known.age),
         slow=slow,
+        lately=_blend(known.lately, rate, seconds, _LATELY, known.age),
         hourly=_blend(known.hourly, rate, seconds, _HOUR, known.age),
         served=_blend(known.served, served, seconds, _SLOW, known.age),
     )

@@ -104,6 +104,26 @@ def test_does_not_take_chance_for_a_jump() -> None:
     assert watch(EASY, rate=5.5, known=calm, seconds=10).expected == pytest.approx(5.0, rel=0.03)
 
 
+def test_takes_more_proof_of_a_jump_while_load_is_as_it_was_than_while_it_changes() -> None:
+    calm = watch(EASY, rate=5.0)
+    rising = watch(EASY, rate=7.0, known=calm, seconds=60)
+
+    wave = watch(EASY, rate=7.5, known=calm, seconds=10)
+    further = watch(EASY, rate=10.0, known=rising, seconds=10)
+
+    assert wave.expected == wave.slow
+    assert further.expected > further.slow
+
+
+def test_keeps_a_little_more_than_is_needed_however_well_it_goes() -> None:
+    known = watch(replace(EASY, missed=0), rate=2.0, seconds=7200)
+
+    need = find_need(known, Scene(known.at, 2, 0), cold_start=100.0)
+
+    assert need is not None
+    assert need.now == pytest.approx(2.0 * (1 + LEAST_MARGIN) / known.capacity, rel=0.02)
+
+
 def test_misses_of_a_jump_raise_the_margin_and_successes_lower_it() -> None:
     known = watch(replace(EASY, missed=0), rate=2.0, seconds=1800)
     worse = watch(replace(EASY, missed=20), rate=6.0, known=known, seconds=600)
