@@ -78,8 +78,8 @@ cluster-down: setup ## Stop the cluster and leave nothing behind
 images: setup ## Build the images
 	@$(RUN) python -m e2e.images build
 
-bench: setup ## Measure what is claimed, as tables; BENCH="wake cluster", JSON=1 for --json, FULL=1 for what takes long, QUICK=1
-	@$(RUN) python -m bench $(BENCH) $(if $(JSON),--json) $(if $(FULL),--full) $(if $(QUICK),--quick)
+bench: setup ## Measure what is claimed, as tables; BENCH="wake cluster", JSON=1 for --json, FULL=1 for what takes long, QUICK=1, PROCESSES=2
+	@$(RUN) python -m bench $(BENCH) $(if $(JSON),--json) $(if $(FULL),--full) $(if $(QUICK),--quick) $(if $(PROCESSES),--processes $(PROCESSES))
 
 wheel: setup ## Build the wheel
 	@uv build --wheel --quiet --out-dir dist
