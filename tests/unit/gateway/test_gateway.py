@@ -532,6 +532,20 @@ class TestRetrying:
 
         assert ask.result() == (200, b"".join(CHUNKS))
 
+    async def test_comments_without_end_before_the_first_event_are_not_kept(self, world: World) -> None:
+        async def chatter(request: web.BaseRequest) -> web.StreamResponse:
+            return await stream(request, *[b": " + b"x" * 32_768 + b"\n\n"] * 32, *CHUNKS)
+
+        world.add_model()
+        await world.wait_listed()
+        bad = await world.add_engine(chatter, pod="bad")
+        async with asyncio.TaskGroup() as group:
+            ask = group.create_task(world.ask(stream=True))
+            await world.until(lambda: bad.received)
+            await world.add_engine(pod="good")
+
+        assert ask.result() == (200, b"".join(CHUNKS))
+
     async def test_the_only_engine_dies_and_the_request_waits_for_its_successor(self, world: World) -> None:
         world.add_model()
         gate = Gate()
