@@ -36,10 +36,10 @@ from lull.core.keeping import (
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
 from lull.core.prices import find_price
-from lull.core.replicas import is_asleep
+from lull.core.replicas import condition_time, exists, is_asleep, is_ready, pool_of
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, begin, build_policy, decide
 from lull.core.sleeping import Quiet, Rest, choose_rest
-from lull.core.status import ScalingView, is_ready
+from lull.core.status import ScalingView
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
 from lull.doors.kube import DEPLOYMENTS, LEADER_WORKER_SETS, RESOURCES, Refused
@@ -462,7 +462,7 @@ def _recall_shares(
     """
     if not shares:
         # A restart: whatever is there was asked for, by us or by nobody.
-        return {_pool(workload): _asked(workload) for workload in owned} | {
+        return {pool_of(workload): _asked(workload) for workload in owned} | {
             name: _asked(workload) for name, workload in workloads.items()
         }
     listed = {pool.name for pool in deployment.spec.placement.pools}
@@ -489,22 +489,12 @@ def _asked(workload: Manifest) -> int:
     return replicas
 
 
-def _pool(manifest: Manifest) -> str:
-    pool: str = (manifest["metadata"].get("labels") or {}).get(names.LABEL_POOL, "")
-    return pool
-
-
 def _list_existing(pods: Iterable[Manifest]) -> list[Manifest]:
-    """The pods that stand for replicas: of a group its leader.
-
-    Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
-    """
+    """The pods that stand for replicas: of a group its leader."""
     return [
         pod
         for pod in pods
-        if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
-        and "deletionTimestamp" not in pod["metadata"]
-        and (pod.get("status") or {}).get("phase") not in {"Failed", "Succeeded"}
+        if exists(pod) and pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
     ]
 
 
@@ -518,10 +508,10 @@ def _count(
 ) -> ReplicaCounts:
     """Replicas over all pools; one that wakes up is on its way, like one that loads."""
     ready = [pod for pod in existing if is_ready(pod)]
-    there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
+    there, fit = Counter(map(pool_of, existing)), Counter(map(pool_of, ready))
     listed = {pool.name for pool in deployment.spec.placement.pools}
     wall = clock.wall()
-    age = wall - max((_ready_time(pod) for pod in ready), default=0.0)
+    age = wall - max((condition_time(pod, "Ready") or 0.0 for pod in ready), default=0.0)
     created = [_created_time(pod) for pod in existing if not is_ready(pod)]
     waking = sum(map(is_asleep, ready)) if demand is not None and demand.is_any else 0
     return ReplicaCounts(
@@ -537,15 +527,6 @@ def _count(
 
 def _created_time(pod: Manifest) -> float:
     return parse_timestamp(pod["metadata"]["creationTimestamp"])
-
-
-def _ready_time(pod: Manifest) -> float:
-    times = (
-        parse_timestamp(condition["lastTransitionTime"])
-        for condition in pod["status"]["conditions"]
-        if condition["type"] == "Ready"
-    )
-    return next(times, 0.0)
 
 
 def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | None) -> Iterator[str]:

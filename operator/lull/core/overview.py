@@ -11,8 +11,7 @@ from lull.api.placement import CapacityType
 from lull.api.reasons import ConditionType
 from lull.core.manifests.capacity import CAPACITY_LABELS
 from lull.core.nodes import find_capacity_type
-from lull.core.replicas import is_asleep
-from lull.core.status import is_ready
+from lull.core.replicas import is_asleep, is_ready
 from lull.core.troubles import find_trouble
 
 if TYPE_CHECKING:
