@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
-from lull.api.quantities import parse_duration
 from lull.api.reasons import Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
@@ -396,10 +395,7 @@ def _record(
 
 
 def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None, ahead: Ahead | None) -> Policy:
-    measured = deployment.status.cold_start
-    policy = build_policy(
-        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap, ahead=ahead
-    )
+    policy = build_policy(deployment.spec, cold_start=deployment.cold_start, cap=cap, ahead=ahead)
     return replace(policy, woken_at=known.woken_at)
 
 
