@@ -239,10 +239,8 @@ class Autoscaler:
             if spending is not None:
                 starts = map(_created_time, pods)
                 spending = catch_up(spending, starts, price=price.amount, wall=wall)
-        # What is there costs, be it more than was asked for.
-        running = max(counts.asked, counts.ready + counts.loading)
-        spending = spend(spending, running, price=price.amount, wall=wall)
-        cost = update_cost(known.kept.cost, spending, price, replicas=running, wall=wall)
+        spending = spend(spending, counts.paid, price=price.amount, wall=wall)
+        cost = update_cost(known.kept.cost, spending, price, replicas=counts.paid, wall=wall)
         cap = find_cap(deployment.spec.scaling.budget, price=price.amount, spent=spending.amount, wall=wall)
         if cap is not None:
             cap = replace(cap, message=f"{cap.message}, {price.words}")

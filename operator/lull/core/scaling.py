@@ -76,6 +76,11 @@ class ReplicaCounts:
     loading_since: float | None = None
     """When the youngest loading replica was created; None where none is, or nobody knows."""
 
+    @property
+    def paid(self) -> int:
+        """Replicas that cost: what is there does, be it more than was asked for."""
+        return max(self.asked, self.ready + self.loading)
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
