@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from lull.api import names
+from lull.api.addresses import render_origin
 from lull.api.status import AdapterState
 from lull.core.replicas import exists, is_asleep, is_ready
 from lull.core.status import AdapterView
@@ -383,4 +384,4 @@ def _url(pod: Manifest, port: str, default: int) -> str:
         ),
         default,
     )
-    return f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}"
+    return render_origin(host, number)

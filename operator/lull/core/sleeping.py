@@ -196,7 +196,7 @@ def list_wake_up(level: int) -> tuple[Call, ...]:
 def parse_sleepers(pods: Iterable[Manifest]) -> tuple[Sleeper, ...]:
     """Engines of pods that are ready, by their kubelets' word."""
     return tuple(
-        Sleeper(endpoint.uid, endpoint.pod, f"http://{_host(endpoint.host)}:{endpoint.port}", parse_mark(pod))
+        Sleeper(endpoint.uid, endpoint.pod, endpoint.origin, parse_mark(pod))
         for pod in pods
         if exists(pod) and is_ready(pod) and (endpoint := parse_endpoint(pod)) is not None
     )
@@ -246,7 +246,3 @@ def parse_busy(content: bytes) -> bool:
 def _is_settled(mark: Mark, wall: float) -> bool:
     # A clock that was set back leaves nobody between awake and asleep.
     return not 0 <= wall - mark.at < SETTLE_SECONDS
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from lull.api import names
+from lull.api.addresses import render_origin
 from lull.core.documents import render_finding
 from lull.core.keys import Keyring
 from lull.core.routing import Endpoint
@@ -283,8 +284,7 @@ class Checks:
 
     @asynccontextmanager
     async def _get(self, host: str, address: Address, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        literal = f"[{host}]" if ":" in host else host
-        url = f"http://{literal}:{address.port}{path}"
+        url = f"{render_origin(host, address.port)}{path}"
         async with (
             self.slots,
             self.session.get(url, headers={"Host": address.netloc}, allow_redirects=False) as response,
