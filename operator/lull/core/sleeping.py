@@ -11,7 +11,6 @@ operator that dies between two steps, and an engine that restarts, change nothin
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import TYPE_CHECKING, Final
@@ -20,6 +19,7 @@ from lull.api import names
 from lull.api.quantities import parse_duration
 from lull.api.scaling import ScalingMode
 from lull.api.timestamps import parse_timestamp, render_timestamp
+from lull.core.enginemetrics import parse_metrics
 from lull.core.replicas import exists, find_condition, is_asleep, is_ready
 from lull.core.routing import parse_endpoint
 from lull.core.schedules import find_floor
@@ -40,7 +40,6 @@ WAKE_SECONDS: Final = 120.0
 RELOAD_SECONDS: Final = 1800.0
 """Weights are read again, from whatever they were read from when the engine started."""
 
-_GAUGES: Final = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE)
 _LEVELS: Final = {"Level1": 1, "Level2": 2}
 
 
@@ -237,10 +236,7 @@ def parse_sleeping(content: bytes) -> bool:
 
 def parse_busy(content: bytes) -> bool:
     """Whether an engine's `/metrics` tell of requests in it; ValueError where they do not tell."""
-    counts = _GAUGES.findall(content.decode(errors="replace"))
-    if not counts:
-        raise ValueError("its metrics say nothing about requests")
-    return any(float(count) > 0 for count in counts)
+    return parse_metrics(content).load > 0
 
 
 def _is_settled(mark: Mark, wall: float) -> bool:
