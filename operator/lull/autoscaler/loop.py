@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
-from lull.api.reasons import Reason, ScalingReason
+from lull.api.reasons import ConditionType, Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
@@ -147,7 +147,7 @@ class Autoscaler:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid or known.view is None:
             # Not looked at yet: repeat what status says, so that a restart of the operator changes nothing in it.
-            said = next((one for one in deployment.status.conditions if one.type == "ScalingActive"), None)
+            said = deployment.status.find_condition(ConditionType.SCALING_ACTIVE)
             reason = Reason(said.reason) if said is not None and said.reason in _VIEWS else Reason.SCALING
             decisions = tuple(deployment.status.decisions)
             return ScalingView(None, reason, said.message if said else "", decisions, _recall_kept(deployment))

@@ -67,8 +67,8 @@ def strip_arrow(message: str) -> str:
 
 def _list_holds(deployment: LLMDeployment) -> Iterator[str]:
     spec, status = deployment.spec, deployment.status
-    conditions = {condition.type: condition for condition in status.conditions}
-    scaling, workloads = conditions.get(ConditionType.SCALING_ACTIVE), conditions.get(ConditionType.WORKLOADS_READY)
+    scaling = status.find_condition(ConditionType.SCALING_ACTIVE)
+    workloads = status.find_condition(ConditionType.WORKLOADS_READY)
     if scaling is None:
         yield "No operator has looked at it yet: see `lull doctor`."
         return

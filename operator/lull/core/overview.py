@@ -92,8 +92,7 @@ def build_overview(manifest: Manifest, pods: Iterable[Manifest], nodes: Mapping[
     except InvalidSpec as error:
         return _unreadable(manifest, str(error))
     status = deployment.status
-    conditions = {condition.type: condition for condition in status.conditions}
-    ready = conditions.get(ConditionType.READY)
+    ready = status.find_condition(ConditionType.READY)
     views = [(pod, _view_pod(pod, nodes)) for pod in sorted(pods, key=lambda pod: pod["metadata"]["name"])]
     return Overview(
         namespace=deployment.key.namespace,

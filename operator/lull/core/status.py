@@ -176,7 +176,7 @@ def _summarize_spot(spec: LLMDeploymentSpec, observed: Observed) -> str:
 
 
 def _date(verdict: Verdict, deployment: LLMDeployment, now: float) -> Condition:
-    earlier = next((condition for condition in deployment.status.conditions if condition.type == verdict.type), None)
+    earlier = deployment.status.find_condition(verdict.type)
     return Condition(
         type=verdict.type.value,
         status=verdict.status,
