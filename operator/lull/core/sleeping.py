@@ -23,6 +23,7 @@ from lull.core.enginemetrics import parse_metrics
 from lull.core.replicas import exists, find_condition, is_asleep, is_ready
 from lull.core.routing import parse_endpoint
 from lull.core.schedules import find_floor
+from lull.core.signals import find_latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -130,7 +131,7 @@ def choose_rest(spec: LLMDeploymentSpec, demand: Demand | None, quiet: Quiet, *,
         # Replicas that a schedule asks for are there to answer at once.
         return Rest.AWAKE
     after = parse_duration(sleep.after)
-    asked = max((at for at in (quiet.last_request_at, demand.last_request_at) if at is not None), default=None)
+    asked = find_latest(quiet.last_request_at, demand.last_request_at)
     if asked is not None and now - asked < after:
         # A request that came and left wakes as well.
         return Rest.AWAKE
