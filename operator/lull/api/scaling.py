@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lull.api.base import LIST_ATOMIC, ApiModel, Duration, Rule, bound_duration
+from lull.api.base import LIST_ATOMIC, ApiModel, Duration, Rule, TimeZone, bound_duration
 from lull.api.quantities import parse_duration
 
 
@@ -86,12 +86,7 @@ class ScheduleSpec(ApiModel):
         ),
     ]
     timezone: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$",
-            max_length=64,
-            description="Time zone that cron is read in, such as Europe/Berlin. Immediate.",
-        ),
+        TimeZone, Field(description="Time zone that cron is read in, such as Europe/Berlin. Immediate.")
     ] = "UTC"
     duration: Annotated[Duration, Field(description="How long it lasts, between 1m and 168h. Immediate.")]
     min_replicas: Annotated[int, Field(ge=1, le=1000, description="Fewest replicas while it lasts. Immediate.")]
@@ -224,12 +219,7 @@ class ForecastSpec(ApiModel):
         ),
     ] = 14
     timezone: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$",
-            max_length=64,
-            description="Time zone whose clock days repeat by, such as Europe/Berlin. Immediate.",
-        ),
+        TimeZone, Field(description="Time zone whose clock days repeat by, such as Europe/Berlin. Immediate.")
     ] = "UTC"
 
 
