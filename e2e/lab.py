@@ -7,6 +7,7 @@ cluster through `kubectl proxy`, so that one code path serves every provider.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import subprocess
 import time
@@ -38,6 +39,9 @@ BIG_NODE: Final = "lull-worker"
 """The one node that carries engine-cpu's image."""
 PATIENCE: Final = 240.0
 """Longest wait for a state, in seconds: what comes in seconds takes minutes where the machine has others to serve."""
+FAULT_LINES: Final = 40
+"""Of what a component wrote, that are told where a scenario fails."""
+_ANSWERED: Final = re.compile(r'"code":200,.*"error":null,.*"event":"request"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +280,26 @@ class Lab:
         parts = [
             await self.kubectl("get", "llm,deploy,pods", "-o", "wide", check=False),
             await self.kubectl("get", "llm", "-o", "yaml", check=False),
-            await asyncio.to_thread(
-                self.installation.kubectl,
-                *("--namespace", SYSTEM, "logs", "--prefix", "--tail=30", "-l", "app.kubernetes.io/part-of=lull"),
-                check=False,
-            ),
+            await self.tell_faults(),
         ]
         return "\n".join(parts)
+
+    async def tell_faults(self) -> str:
+        """Lull's pods, and the end of what they wrote in the last minutes; of requests those only that went wrong."""
+        pods, *logs = await asyncio.gather(
+            asyncio.to_thread(self.installation.kubectl, "--namespace", SYSTEM, "get", "pods", check=False),
+            *(
+                asyncio.to_thread(
+                    self.installation.kubectl,
+                    *("--namespace", SYSTEM, "logs", "--prefix", "--since=10m", "--tail=-1"),
+                    *("-l", f"{names.LABEL_COMPONENT}={component}"),
+                    check=False,
+                )
+                for component in ("operator", "gateway")
+            ),
+        )
+        told = [[line for line in log.splitlines() if not _ANSWERED.search(line)][-FAULT_LINES:] for log in logs]
+        return "\n".join([pods, *itertools.chain(*told)])
 
 
 @asynccontextmanager
