@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,9 +64,12 @@ async def lab(installation: Installation, request: pytest.FixtureRequest) -> Asy
     """A namespace named after the test."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].rstrip("-")
     async with open_lab(installation, f"e2e-{name}") as opened:
+        # Their ends are told in whole seconds.
+        began = datetime.now(UTC).replace(microsecond=0)
         yield opened
         if request.node.stash.get(FAILED, False):
             print(await opened.tell_faults())
+        assert await opened.tell_crashes(began) == ""
 
 
 @pytest.hookimpl(wrapper=True)
