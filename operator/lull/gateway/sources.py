@@ -100,11 +100,7 @@ class Cluster:
             group.create_task(self._watch_keys(gateway))
             if self.scope is None:
                 # Nodes are the cluster's: who serves one namespace does not see them.
-                group.create_task(
-                    kube.reflect(
-                        self.connection, kube.NODES, directory.record_node, trim=trimming.trim, is_optional=True
-                    )
-                )
+                group.create_task(kube.reflect(self.connection, kube.NODES, directory.record_node, trim=trimming.trim))
 
     async def _watch_keys(self, gateway: Gateway) -> None:
         from lull.gateway import keystore  # noqa: PLC0415  as in connect()
