@@ -26,17 +26,16 @@ import httpx
 from bench.claims import Claim, percentile
 from e2e.cluster.local import LocalCluster
 from e2e.cluster.model import ClusterError
+from e2e.demo import story
 from e2e.images import build
 from e2e.lab import BIG_NODE, SYSTEM, helm_install, install, open_lab, sim_deployment
 from e2e.progress import say
-from lull.api import names
 from tests.fakes.stores import find_digest, push_blob, push_manifest, run_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from e2e.lab import Installation, Lab
-    from lull.api.llmdeployment import Manifest
 
 ROUNDS: Final = 3
 IMAGE_BYTES: Final = 256 * 2**20
@@ -112,7 +111,8 @@ def measure() -> list[Claim]:
 async def _measure(installation: Installation, registry: Registry, hub: str) -> dict[State, list[float]]:
     took: dict[State, list[float]] = {state: [] for state in STATES}
     async with open_lab(installation, NAMESPACE) as lab:
-        await lab.apply(*_hub(installation.images["engine-sim"]))
+        command = ["python3", "-c", _HUB, str(WEIGHT_BYTES), str(LINK)]
+        await lab.apply(*story.hub(installation.images["engine-sim"], command))
         await lab.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
         with _node_folder() as folder:
             known = await asyncio.to_thread(registry.push, "known")
@@ -175,34 +175,6 @@ def _node_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
-
-
-def _hub(image: str) -> list[Manifest]:
-    labels = {names.LABEL_APP: "hub"}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "hub", "labels": labels},
-            "spec": {
-                "terminationGracePeriodSeconds": 1,
-                "containers": [
-                    {
-                        "name": "hub",
-                        "image": image,
-                        "command": ["python3", "-c", _HUB, str(WEIGHT_BYTES), str(LINK)],
-                        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60},
-                    }
-                ],
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "hub"},
-            "spec": {"selector": labels, "ports": [{"port": 8080}]},
-        },
-    ]
 
 
 @dataclass(frozen=True, slots=True)
