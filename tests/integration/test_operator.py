@@ -249,7 +249,7 @@ async def test_a_restarted_operator_writes_nothing(scene: Scene) -> None:
             is_ready = (await scene.condition("m", "Ready")).get("status") == "True"
             return is_ready and await scene.versions() == before
 
-        await until(settled)
+        await until(settled, seconds=60)
     before = await scene.versions()
 
     async with running(scene.kube, scene.namespace, name="operator-b"):
