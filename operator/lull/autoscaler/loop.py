@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
-from lull.api.quantities import parse_duration
-from lull.api.reasons import Reason, ScalingReason
+from lull.api.reasons import ConditionType, Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
@@ -36,10 +35,10 @@ from lull.core.keeping import (
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
 from lull.core.prices import find_price
-from lull.core.replicas import is_asleep
+from lull.core.replicas import condition_time, exists, is_asleep, is_ready, pool_of
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, begin, build_policy, decide
 from lull.core.sleeping import Quiet, Rest, choose_rest
-from lull.core.status import ScalingView, is_ready
+from lull.core.status import ScalingView
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
 from lull.doors.kube import DEPLOYMENTS, LEADER_WORKER_SETS, RESOURCES, Refused
@@ -148,7 +147,7 @@ class Autoscaler:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid or known.view is None:
             # Not looked at yet: repeat what status says, so that a restart of the operator changes nothing in it.
-            said = next((one for one in deployment.status.conditions if one.type == "ScalingActive"), None)
+            said = deployment.status.find_condition(ConditionType.SCALING_ACTIVE)
             reason = Reason(said.reason) if said is not None and said.reason in _VIEWS else Reason.SCALING
             decisions = tuple(deployment.status.decisions)
             return ScalingView(None, reason, said.message if said else "", decisions, _recall_kept(deployment))
@@ -240,10 +239,8 @@ class Autoscaler:
             if spending is not None:
                 starts = map(_created_time, pods)
                 spending = catch_up(spending, starts, price=price.amount, wall=wall)
-        # What is there costs, be it more than was asked for.
-        running = max(counts.asked, counts.ready + counts.loading)
-        spending = spend(spending, running, price=price.amount, wall=wall)
-        cost = update_cost(known.kept.cost, spending, price, replicas=running, wall=wall)
+        spending = spend(spending, counts.paid, price=price.amount, wall=wall)
+        cost = update_cost(known.kept.cost, spending, price, replicas=counts.paid, wall=wall)
         cap = find_cap(deployment.spec.scaling.budget, price=price.amount, spent=spending.amount, wall=wall)
         if cap is not None:
             cap = replace(cap, message=f"{cap.message}, {price.words}")
@@ -396,10 +393,7 @@ def _record(
 
 
 def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None, ahead: Ahead | None) -> Policy:
-    measured = deployment.status.cold_start
-    policy = build_policy(
-        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap, ahead=ahead
-    )
+    policy = build_policy(deployment.spec, cold_start=deployment.cold_start, cap=cap, ahead=ahead)
     return replace(policy, woken_at=known.woken_at)
 
 
@@ -462,7 +456,7 @@ def _recall_shares(
     """
     if not shares:
         # A restart: whatever is there was asked for, by us or by nobody.
-        return {_pool(workload): _asked(workload) for workload in owned} | {
+        return {pool_of(workload): _asked(workload) for workload in owned} | {
             name: _asked(workload) for name, workload in workloads.items()
         }
     listed = {pool.name for pool in deployment.spec.placement.pools}
@@ -489,22 +483,12 @@ def _asked(workload: Manifest) -> int:
     return replicas
 
 
-def _pool(manifest: Manifest) -> str:
-    pool: str = (manifest["metadata"].get("labels") or {}).get(names.LABEL_POOL, "")
-    return pool
-
-
 def _list_existing(pods: Iterable[Manifest]) -> list[Manifest]:
-    """The pods that stand for replicas: of a group its leader.
-
-    Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
-    """
+    """The pods that stand for replicas: of a group its leader."""
     return [
         pod
         for pod in pods
-        if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
-        and "deletionTimestamp" not in pod["metadata"]
-        and (pod.get("status") or {}).get("phase") not in {"Failed", "Succeeded"}
+        if exists(pod) and pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
     ]
 
 
@@ -518,10 +502,10 @@ def _count(
 ) -> ReplicaCounts:
     """Replicas over all pools; one that wakes up is on its way, like one that loads."""
     ready = [pod for pod in existing if is_ready(pod)]
-    there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
+    there, fit = Counter(map(pool_of, existing)), Counter(map(pool_of, ready))
     listed = {pool.name for pool in deployment.spec.placement.pools}
     wall = clock.wall()
-    age = wall - max((_ready_time(pod) for pod in ready), default=0.0)
+    age = wall - max((condition_time(pod, "Ready") or 0.0 for pod in ready), default=0.0)
     created = [_created_time(pod) for pod in existing if not is_ready(pod)]
     waking = sum(map(is_asleep, ready)) if demand is not None and demand.is_any else 0
     return ReplicaCounts(
@@ -537,15 +521,6 @@ def _count(
 
 def _created_time(pod: Manifest) -> float:
     return parse_timestamp(pod["metadata"]["creationTimestamp"])
-
-
-def _ready_time(pod: Manifest) -> float:
-    times = (
-        parse_timestamp(condition["lastTransitionTime"])
-        for condition in pod["status"]["conditions"]
-        if condition["type"] == "Ready"
-    )
-    return next(times, 0.0)
 
 
 def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | None) -> Iterator[str]:
