@@ -138,6 +138,18 @@ def test_list_prices_have_their_source_and_date_and_ones_own_go_before_them(char
     }
 
 
+def test_a_price_may_be_given_on_the_command_line_of_helm(chart: Chart) -> None:
+    flags = [f"--set=operator.acceleratorPrices.{given}" for given in ("NVIDIA-L4=0.5", "NVIDIA-L40S=1.50", "*=4")]
+
+    given = prices(list(yaml.safe_load_all(chart.helm("template", "lull", str(CHART), *flags))))
+
+    assert {product: given.accelerators[product].amount for product in ("NVIDIA-L4", "NVIDIA-L40S", "*")} == {
+        "NVIDIA-L4": 0.5,
+        "NVIDIA-L40S": 1.5,
+        "*": 4.0,
+    }
+
+
 @pytest.mark.parametrize("values", [{"listPrices": False}, {"currency": "EUR"}])
 def test_list_prices_can_be_left_out_and_are_where_they_are_in_another_currency(
     chart: Chart, values: dict[str, object]
