@@ -18,6 +18,7 @@ from lull.api.quantities import parse_duration, render_duration
 from lull.api.reasons import ScalingReason
 from lull.api.scaling import ScalingMode
 from lull.core.learning import Knowledge, Need, Objective, Scene, find_need, learn
+from lull.core.loading import LONGEST, NONE_UNMADE, Unmade, count_stuck, find_patience, follow_unmade
 from lull.core.pacing import Change, Pace, build_pace, find_least, find_most
 from lull.core.placement import find_capacity
 from lull.core.schedules import Floor, find_floor
@@ -60,6 +61,8 @@ class Policy:
     ahead: Ahead | None = None
     """What earlier days ask for."""
     is_shadow: bool = False
+    patience: float = LONGEST
+    """Seconds after which a replica that is not ready is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,15 @@ class ReplicaCounts:
     """Replicas on their way: asked for or created, and not ready."""
     ready_at: float | None
     """When the youngest ready replica became ready."""
-    loading_since: float | None = None
-    """When the youngest loading replica was created; None where none is, or nobody knows."""
+    made_at: tuple[float, ...] = ()
+    """When those of the loading replicas that have pods got them."""
+    stuck: int = 0
+    """Replicas that were on their way for too long: they are not ready, and not among those that load."""
+
+    @property
+    def loading_since(self) -> float | None:
+        """When the youngest loading replica was created; None where none is, or nobody knows."""
+        return max(self.made_at, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,7 @@ class History:
     changes: tuple[Change, ...]
     """Decisions that the policies of `behavior` may still count."""
     knowledge: Knowledge | None = None
+    unmade: Unmade = NONE_UNMADE
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,8 @@ class Decision:
     """What demand asks for within the bounds, whatever time and pace make of it; None where it is not known."""
     least: int | None = None
     most: int | None = None
+    stuck: int = 0
+    """Replicas that were on their way for too long, and count for nothing."""
     """The bounds; None where somebody else decides."""
 
 
@@ -177,6 +190,7 @@ def build_policy(
         cap=cap,
         ahead=ahead,
         is_shadow=scaling.mode is ScalingMode.SHADOW,
+        patience=find_patience(cold_start),
     )
 
 
@@ -196,6 +210,14 @@ def decide(
     if policy.is_shadow:
         return _shadow(policy, demand, replicas, history=history, now=now, wall=wall)
     known = history or begin(replicas, now)
+    known, replicas = _leave_out_stuck(policy, replicas, known, now)
+    decision = _decide(policy, demand, replicas, known, now=now, wall=wall)
+    return replace(decision, stuck=replicas.stuck)
+
+
+def _decide(
+    policy: Policy, demand: Demand | None, replicas: ReplicaCounts, known: History, *, now: float, wall: float
+) -> Decision:
     if policy.manual is not None:
         return _obey(policy, policy.manual, replicas, known)
     bounds = _find_bounds(policy, wall)
@@ -299,6 +321,15 @@ def begin(replicas: ReplicaCounts, now: float, *, knowledge: Knowledge | None = 
     # What runs when nobody remembers why counts as recommended now: a restart must not cut replicas off.
     start = (Recommendation(now, replicas.asked),)
     return History(now, last_request_at=None, peaks=start, troughs=start, changes=(), knowledge=knowledge)
+
+
+def _leave_out_stuck(
+    policy: Policy, replicas: ReplicaCounts, history: History, now: float
+) -> tuple[History, ReplicaCounts]:
+    """What has been on its way for too long is no capacity to come, and keeps nothing from going."""
+    unmade = follow_unmade(history.unmade, max(0, replicas.loading - len(replicas.made_at)), now)
+    stuck = min(replicas.loading, count_stuck(replicas.made_at, unmade, patience=policy.patience, now=now))
+    return replace(history, unmade=unmade), replace(replicas, loading=replicas.loading - stuck, stuck=stuck)
 
 
 def _learn(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> Knowledge | None:
@@ -542,6 +573,8 @@ def _describe_replicas(policy: Policy, replicas: ReplicaCounts, chosen: int, now
     """What there is once the decision is carried out, and about when all of it is ready."""
     more = max(0, chosen - replicas.asked)
     said = f"{replicas.ready} ready, {replicas.loading + more} loading"
+    if replicas.stuck:
+        said += f", {replicas.stuck} not ready for {render_duration(policy.patience)}"
     since = now if more else replicas.loading_since
     if policy.cold_start is None or since is None or not replicas.loading + more:
         return said

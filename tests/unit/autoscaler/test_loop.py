@@ -346,6 +346,32 @@ async def test_a_pod_that_has_ended_does_not_count_as_loading() -> None:
         assert scene.scaled_to() == [0]
 
 
+async def test_a_replica_that_never_becomes_ready_keeps_the_others_only_for_so_long() -> None:
+    async with scaling(idleAfter="1s") as scene:
+        await scene.server.put(DEPLOYMENTS, workload(2))
+        await scene.server.put(PODS, pod("serving", age=9000))
+        await scene.server.put(PODS, pod("crashing", age=7000, ready=False))
+        await scene.gateway.change(str(KEY), since_last=60)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        assert scene.scaled_to() == []
+        assert scene.recorded() == []
+
+        await scene.server.put(PODS, pod("crashing", age=7300, ready=False))
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scaled_to() == [0]
+        words = "1 replica has not become ready within 2h: scaling down does not wait for that."
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert view.message.endswith(words)
+        assert view.decisions[0].message == ("2 → 0: no request for 1s; 1 ready, 0 loading, 1 not ready for 2h")
+        scaled, stuck = scene.recorded()
+        assert scaled.reason is ScaledReason.SCALED_TO_ZERO
+        assert (stuck.reason, stuck.warning) == (ScaledReason.STUCK, True)
+        assert stuck.message == f"{words} WorkloadsReady says what is wrong."
+
+
 async def test_takes_over_the_workload_of_every_pool() -> None:
     async with scaling(beside={"placement": TWO_POOLS}) as scene:
         await scene.server.put(DEPLOYMENTS, workload(0, owned=False, pool="spot"))
