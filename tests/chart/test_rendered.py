@@ -33,7 +33,7 @@ OPERATOR = {
     ("lull.dev", "llmdeployments/status", "patch"),
     *((*child, verb) for child in CHILDREN for verb in CHILD),
     ("apps", "deployments/scale", "patch"),
-    *(("", "pods", verb) for verb in READ),
+    *(("", "pods", verb) for verb in (*READ, "delete")),
     ("", "pods/status", "patch"),
     *(("", "events", verb) for verb in ("create", "patch")),
 }

@@ -39,6 +39,11 @@ SLEEP_SECONDS: Final = 60.0
 WAKE_SECONDS: Final = 120.0
 RELOAD_SECONDS: Final = 1800.0
 """Weights are read again, from whatever they were read from when the engine started."""
+WAKE_TRIES: Final = 5
+WAKE_TRYING_SECONDS: Final = 30.0
+"""From the first of the tries: what ails an engine for a moment is over by then."""
+REPLACE_SECONDS: Final = 60.0
+"""Between two pods of an LLMDeployment that are replaced: they may all have caught the same."""
 
 _GAUGES: Final = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE)
 _LEVELS: Final = {"Level1": 1, "Level2": 2}
@@ -89,6 +94,15 @@ class State:
 
     is_asleep: bool
     is_busy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """How often an engine was told to wake up, and did not."""
+
+    count: int
+    since: float
+    """When it was for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +177,11 @@ def plan_step(sleeper: Sleeper, state: State, rest: Rest, *, level: int, wall: f
             return Return()
         case _:
             return None
+
+
+def is_hopeless(tries: Tries, now: float) -> bool:
+    """Whether an engine will not wake up any more, so that its pod is to be replaced."""
+    return tries.count >= WAKE_TRIES and now - tries.since >= WAKE_TRYING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ class ScaledReason(StrEnum):
     ASLEEP = "Asleep"
     WOKEN = "Woken"
     WAKE_FAILED = "WakeFailed"
+    REPLACED = "Replaced"
+    """A pod whose engine would not wake up."""
 
 
 @dataclass(frozen=True, slots=True)

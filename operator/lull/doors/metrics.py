@@ -50,8 +50,8 @@ ASLEEP_REPLICAS: Final = Gauge(
 )
 SLEEP_STEPS: Final = Counter(
     "lull_sleep_steps_total",
-    "Steps with engines into and out of sleep, by step (spare, fallasleep, wakeup, return) and result (ok, refused, "
-    "unreachable).",
+    "Steps with engines into and out of sleep, by step (spare, fallasleep, wakeup, return, and replace, of the pod of one "
+    "that would not wake up) and result (ok, refused, unreachable).",
     ["step", "result"],
 )
 WAKE_SECONDS: Final = Histogram(
