@@ -261,7 +261,10 @@ class Autoscaler:
         now: float,
     ) -> Rest:
         """Whether its replicas are to sleep; told at once, as somebody may wait for them."""
-        quiet = Quiet(history.last_request_at, history.since, counts.ready_at)
+        # Whoever sets spec.replicas decides by himself what runs. Decisions take no note of a wake without a gateway.
+        woken_at = known.woken_at if deployment.spec.replicas is None else None
+        asked = max((at for at in (history.last_request_at, woken_at) if at is not None), default=None)
+        quiet = Quiet(asked, history.since, counts.ready_at)
         rest = choose_rest(deployment.spec, demand, quiet, now=now, wall=clock.wall())
         if rest is not known.rest:
             self._known[deployment.key] = replace(known, rest=rest)

@@ -64,6 +64,7 @@ class Quiet:
     """For how long nothing has happened, on the clock of `now`."""
 
     last_request_at: float | None
+    """When somebody last asked for anything, be it by `lull wake`."""
     since: float
     """When somebody began to look."""
     ready_at: float | None
@@ -134,21 +135,22 @@ def choose_rest(spec: LLMDeploymentSpec, demand: Demand | None, quiet: Quiet, *,
     """What is wanted: all replicas of an LLMDeployment sleep and wake together.
 
     A demand that is not known whole puts nobody to sleep, and neither does a start of the operator, which has not
-    looked on for long enough; no more do they wake anybody.
+    looked on for long enough; no more do they wake anybody for whom nobody has asked of late.
     """
     sleep = spec.scaling.sleep
     if sleep is None or spec.scaling.mode is ScalingMode.SHADOW:
         return Rest.AWAKE
-    if demand is None:
-        return Rest.STAY
-    if demand.is_any or find_floor(tuple(spec.scaling.schedules), wall) is not None:
+    if (demand is not None and demand.is_any) or find_floor(tuple(spec.scaling.schedules), wall) is not None:
         # Replicas that a schedule asks for are there to answer at once.
         return Rest.AWAKE
     after = parse_duration(sleep.after)
-    asked = max((at for at in (quiet.last_request_at, demand.last_request_at) if at is not None), default=None)
+    last = None if demand is None else demand.last_request_at
+    asked = max((at for at in (quiet.last_request_at, last) if at is not None), default=None)
     if asked is not None and now - asked < after:
         # A request that came and left wakes as well.
         return Rest.AWAKE
+    if demand is None:
+        return Rest.STAY
     seen_since = max(quiet.since if asked is None else asked, quiet.ready_at or quiet.since)
     is_quiet = demand.complete and now - seen_since >= after
     return Rest.ASLEEP if is_quiet else Rest.STAY

@@ -286,6 +286,29 @@ async def test_idle_replicas_are_to_sleep_and_those_that_sleep_are_to_wake_befor
         assert decision.message.endswith("0 ready, 3 loading")
 
 
+@pytest.mark.parametrize(("beside", "rest"), [({}, Rest.AWAKE), ({"replicas": 1}, Rest.STAY)])
+async def test_an_annotation_wakes_what_sleeps_though_no_gateway_is_heard(beside: dict[str, Any], rest: Rest) -> None:
+    async with scaling(minReplicas=1, sleep={"after": "10s"}, beside=beside) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.remove(SLICES, "g")
+        await scene.server.put(PODS, pod("a", age=600))
+        async with asyncio.timeout(30):
+            while scene.collector.sum_demand(KEY, clock.monotonic()) is not None:  # noqa: ASYNC110  the fakes tell nobody
+                await asyncio.sleep(0.01)
+        await scene.autoscaler.scale(KEY)
+        assert scene.autoscaler.find_rest(KEY) is Rest.STAY
+
+        present = scene.server.objects[LLMDEPLOYMENTS]["m"]
+        metadata = {**present["metadata"], "annotations": {"lull.dev/wake": "2026-11-21T14:02:11Z"}}
+        woken = await scene.server.put(LLMDEPLOYMENTS, {**present, "metadata": metadata})
+        async with asyncio.timeout(30):
+            while scene.store.find_manifest(KEY) != woken:  # noqa: ASYNC110  likewise
+                await asyncio.sleep(0.01)
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.autoscaler.find_rest(KEY) is rest
+
+
 async def test_shadow_records_what_it_would_do_and_writes_nothing_else() -> None:
     async with scaling(mode="Shadow", target={"inFlight": 1}) as scene:
         await scene.server.put(DEPLOYMENTS, workload(1))
