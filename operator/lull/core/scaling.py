@@ -348,11 +348,13 @@ def _wish(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: Hist
         scene = Scene(now, replicas.ready, demand.held)
         need = find_need(knowledge, scene, cold_start=policy.cold_start)
         if need is not None:
-            up = _round_up(need.now)
+            # What came past the gateways and goes on for long is in no rate yet.
+            beyond = ceil(demand.waiting / policy.target_in_flight)
+            up = max(_round_up(need.now), beyond)
             if knowledge.busyness > 1 and not replicas.loading:
                 # Whatever was learnt, replicas are too busy at present.
                 up = max(up, replicas.ready + 1)
-            return _Wish(up, min(up, _round_up(need.lasting)), need)
+            return _Wish(up, min(up, max(_round_up(need.lasting), beyond)), need)
         if knowledge.is_rough:
             # They have too much to do, however little the target makes of it.
             carried = max(carried, replicas.ready + replicas.loading)

@@ -399,6 +399,18 @@ def test_scales_by_what_replicas_were_seen_to_carry() -> None:
     assert "requests/s per replica, of which" in decision.message
 
 
+def test_what_came_past_the_gateways_counts_though_it_is_known_what_replicas_carry() -> None:
+    history, service = carry(4.0, kv_usage=0.85, ready_count=4)
+    hasty = replace(LEARNING, scale_down=Pace(0.0, SelectPolicy.MAX, ()))
+
+    for second in range(300, 900):
+        load = replace(asked(), waiting=70, service=service)
+        decision = decide(hasty, load, ready(4), history=history, now=float(second), wall=0.0)
+        history = decision.history
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.LOAD_BELOW_TARGET)
+
+
 @pytest.mark.parametrize(("seconds", "held"), [(300, 0), (1, 5)])
 def test_sleeps_once_idle_whatever_was_learnt(seconds: int, held: int) -> None:
     """Neither the load of the last hour nor a wait of the last minute makes idleAfter longer."""
