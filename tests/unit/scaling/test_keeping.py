@@ -140,7 +140,8 @@ def test_takes_up_what_was_learnt_of_the_same_pods_only() -> None:
     assert known is not None
     assert known.is_known
     assert (known.capacity, known.margin, known.peak) == (2.41, 0.31, 7.12)
-    assert (known.quickest, known.briefest) == (pytest.approx(0.0213), 0.0317)
+    assert known.quickest == pytest.approx(0.0213)
+    assert known.briefest == pytest.approx(0.0317)
     assert (known.slow, known.age) == (0.0, 0.0)
     assert recall_knowledge(learnt, basis="other", ready=2, now=10.0) is None
     assert recall_knowledge(learnt.model_copy(update={"peak": "high"}), basis="abc", ready=2, now=10.0) is None
