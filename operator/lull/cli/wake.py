@@ -127,14 +127,13 @@ def _view_pods(manifest: Manifest, pods: tuple[Manifest, ...]) -> tuple[PodView,
 def _find_stage(deployment: LLMDeployment, wake: str, pods: tuple[PodView, ...]) -> str:
     """How far it is; _Asleep where it does not get on."""
     status = deployment.status
-    conditions = {condition.type: condition for condition in status.conditions}
-    stalled = conditions.get(ConditionType.STALLED)
+    stalled = status.find_condition(ConditionType.STALLED)
     if stalled is not None and stalled.status == "True":
         raise _Asleep(f"{stalled.reason}: {stalled.message}")
     if status.wake != wake:
         return "waits for the operator (`lull doctor` says whether one runs)"
     if status.desired_replicas == 0:
-        scaling = conditions.get(ConditionType.SCALING_ACTIVE)
+        scaling = status.find_condition(ConditionType.SCALING_ACTIVE)
         raise _Asleep(f"the operator starts nothing. {scaling.message if scaling is not None else ''}".rstrip())
     starting = [pod for pod in pods if pod.state not in {"Ready", "Leaving"}]
     if not starting:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from lull.core.signals import find_latest
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -125,7 +127,7 @@ def merge_engines(
         return demand
     if finding is None or now - finding.since > stale_after:
         return replace(demand, complete=False)
-    last = max((at for at in (demand.last_request_at, finding.last_request_at) if at is not None), default=None)
+    last = find_latest(demand.last_request_at, finding.last_request_at)
     service = demand.service
     if service is not None and finding.queued is not None:
         service = replace(service, queued=finding.queued)

@@ -22,6 +22,7 @@ from lull.core.loading import LONGEST, NONE_UNMADE, Unmade, count_stuck, find_pa
 from lull.core.pacing import Change, Pace, build_pace, find_least, find_most
 from lull.core.placement import find_capacity
 from lull.core.schedules import Floor, find_floor
+from lull.core.signals import find_latest
 
 if TYPE_CHECKING:
     from lull.api.scaling import ScheduleSpec
@@ -85,6 +86,11 @@ class ReplicaCounts:
     def loading_since(self) -> float | None:
         """When the youngest loading replica was created; None where none is, or nobody knows."""
         return max(self.made_at, default=None)
+
+    @property
+    def paid(self) -> int:
+        """Replicas that cost: what is there does, be it more than was asked for."""
+        return max(self.asked, self.ready + self.loading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +232,9 @@ def _decide(
 
     known = replace(
         known,
-        last_request_at=now if demand.is_any else _find_latest(known.last_request_at, demand, policy.woken_at),
+        last_request_at=now
+        if demand.is_any
+        else find_latest(known.last_request_at, demand.last_request_at, policy.woken_at),
         knowledge=_learn(policy, demand, replicas, known, now),
     )
     idle = _is_idle(policy, demand, replicas, known, now)
@@ -388,11 +396,6 @@ def _is_woken(policy: Policy, replicas: ReplicaCounts, now: float) -> bool:
     """Whether nothing runs and somebody asked for that to change of late, as a request would have."""
     is_of_late = policy.woken_at is not None and now - policy.woken_at < policy.idle_after
     return is_of_late and replicas.asked == 0 and not policy.scale_up.is_disabled
-
-
-def _find_latest(known: float | None, demand: Demand, woken_at: float | None) -> float | None:
-    """When somebody last asked for anything."""
-    return max((at for at in (known, demand.last_request_at, woken_at) if at is not None), default=None)
 
 
 def _is_idle(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> bool:

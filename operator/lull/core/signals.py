@@ -137,10 +137,15 @@ def sum_demand(key: Key, samples: Iterable[Sample | None], *, now: float, stale_
         held=sum(model.held for model in models),
         in_flight=sum(model.in_flight for model in models),
         waiting=0,
-        last_request_at=max((at for model in models if (at := model.last_request_at) is not None), default=None),
+        last_request_at=find_latest(*(model.last_request_at for model in models)),
         complete=len(fresh) == len(known),
         service=_sum_service(models, epoch=_find_epoch(fresh)),
     )
+
+
+def find_latest(*times: float | None) -> float | None:
+    """The last of those times that are known."""
+    return max((at for at in times if at is not None), default=None)
 
 
 def _sum_service(models: Collection[ModelDemand], *, epoch: str) -> Service | None:
@@ -198,9 +203,9 @@ class _Service(BaseModel):
 class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    held: Annotated[int, Field(ge=0)]
-    in_flight: Annotated[int, Field(ge=0, alias="inFlight")]
-    arrived: Annotated[int, Field(ge=0)]
+    held: _Count
+    in_flight: Annotated[_Count, Field(alias="inFlight")]
+    arrived: _Count
     since_last: Annotated[float | None, Field(ge=0, alias="sinceLast")] = None
     service: _Service | None = None
 
@@ -209,7 +214,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     boot: str
-    sequence: Annotated[int, Field(ge=0)]
+    sequence: _Count
     models: dict[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], _Model]
 
 

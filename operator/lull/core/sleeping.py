@@ -11,7 +11,6 @@ operator that dies between two steps, and an engine that restarts, change nothin
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import TYPE_CHECKING, Final
@@ -20,9 +19,11 @@ from lull.api import names
 from lull.api.quantities import parse_duration
 from lull.api.scaling import ScalingMode
 from lull.api.timestamps import parse_timestamp, render_timestamp
+from lull.core.enginemetrics import parse_metrics
 from lull.core.replicas import exists, find_condition, is_asleep, is_ready
 from lull.core.routing import parse_endpoint
 from lull.core.schedules import find_floor
+from lull.core.signals import find_latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +46,6 @@ WAKE_TRYING_SECONDS: Final = 30.0
 REPLACE_SECONDS: Final = 60.0
 """Between two pods of an LLMDeployment that are replaced: they may all have caught the same."""
 
-_GAUGES: Final = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE)
 _LEVELS: Final = {"Level1": 1, "Level2": 2}
 
 
@@ -145,7 +145,7 @@ def choose_rest(spec: LLMDeploymentSpec, demand: Demand | None, quiet: Quiet, *,
         return Rest.AWAKE
     after = parse_duration(sleep.after)
     last = None if demand is None else demand.last_request_at
-    asked = max((at for at in (quiet.last_request_at, last) if at is not None), default=None)
+    asked = find_latest(quiet.last_request_at, last)
     if asked is not None and now - asked < after:
         # A request that came and left wakes as well.
         return Rest.AWAKE
@@ -217,7 +217,7 @@ def list_wake_up(level: int) -> tuple[Call, ...]:
 def parse_sleepers(pods: Iterable[Manifest]) -> tuple[Sleeper, ...]:
     """Engines of pods that are ready, by their kubelets' word."""
     return tuple(
-        Sleeper(endpoint.uid, endpoint.pod, f"http://{_host(endpoint.host)}:{endpoint.port}", parse_mark(pod))
+        Sleeper(endpoint.uid, endpoint.pod, endpoint.origin, parse_mark(pod))
         for pod in pods
         if exists(pod) and is_ready(pod) and (endpoint := parse_endpoint(pod)) is not None
     )
@@ -258,16 +258,9 @@ def parse_sleeping(content: bytes) -> bool:
 
 def parse_busy(content: bytes) -> bool:
     """Whether an engine's `/metrics` tell of requests in it; ValueError where they do not tell."""
-    counts = _GAUGES.findall(content.decode(errors="replace"))
-    if not counts:
-        raise ValueError("its metrics say nothing about requests")
-    return any(float(count) > 0 for count in counts)
+    return parse_metrics(content).load > 0
 
 
 def _is_settled(mark: Mark, wall: float) -> bool:
     # A clock that was set back leaves nobody between awake and asleep.
     return not 0 <= wall - mark.at < SETTLE_SECONDS
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
