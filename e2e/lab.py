@@ -75,6 +75,12 @@ class Installation:
             raise RuntimeError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout if check else result.stdout + result.stderr
 
+    def load(self, name: str) -> str:
+        """Build one more image and bring it into the cluster; its reference."""
+        (image,) = build([name]).values()
+        self.cluster.load(image.archive, nodes=None)
+        return image.reference
+
     def apply(self, *manifests: Manifest) -> None:
         """`kubectl apply` of manifests, as a user would."""
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))

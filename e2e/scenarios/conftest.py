@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 HUB_NAMESPACE = "hub"
 HUB = f"http://hub.{HUB_NAMESPACE}.svc.cluster.local:8080"
+PROMETHEUS_NAMESPACE = "history"
+PROMETHEUS_PORT = 9090
 PRICE = 2
 """Of an hour of one of the cluster's GPUs."""
 FAILED = pytest.StashKey[bool]()
 """Whether a scenario did."""
-VALUES = (f"hub.endpoint={HUB}", f"operator.acceleratorPrices.NVIDIA-L4={PRICE}")
+VALUES = (
+    f"hub.endpoint={HUB}",
+    f"operator.acceleratorPrices.NVIDIA-L4={PRICE}",
+    f"prometheus.url=http://prometheus.{PROMETHEUS_NAMESPACE}.svc.cluster.local:{PROMETHEUS_PORT}",
+)
 """What the chart is told."""
 
 

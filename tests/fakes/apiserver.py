@@ -101,6 +101,8 @@ class FakeApiServer:
         manifest = await request.json()
         if request.content_type == "application/merge-patch+json":
             return await self._merge(request.path.removesuffix("/status"), manifest)
+        if request.method == "DELETE":
+            return await self._delete(*request.path.rsplit("/", 1), uid=manifest["preconditions"]["uid"])
         collection = request.path if request.method == "POST" else request.path.rpartition("/")[0]
         stored = self.objects.get(collection, {}).get(manifest["metadata"]["name"])
         if request.method == "POST" and stored is not None:
@@ -111,6 +113,15 @@ class FakeApiServer:
             if manifest["metadata"].get("resourceVersion") != stored["metadata"]["resourceVersion"]:
                 return _conflict()
         return web.json_response(await self.put(collection, manifest))
+
+    async def _delete(self, collection: str, name: str, *, uid: str) -> web.Response:
+        stored = self.objects.get(collection, {}).get(name)
+        if stored is None:
+            return _found(None)
+        if stored["metadata"]["uid"] != uid:
+            return _conflict()
+        await self.remove(collection, name)
+        return _found(stored)
 
     async def _merge(self, path: str, patch: Manifest) -> web.Response:
         """Replace fields of `status` of the very version that the patch names."""

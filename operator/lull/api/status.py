@@ -110,6 +110,13 @@ class LearntStatus(ApiModel):
         str, Field(description="Best that was seen (90th percentile of a minute); empty: none.", max_length=16)
     ] = ""
     time_per_output_token: Annotated[str, Field(description="Best that was seen, likewise.", max_length=16)] = ""
+    whole_answer: Annotated[
+        str,
+        Field(
+            description="Best that was seen of answers that do not stream, likewise, as a share of what spec.slo allows.",
+            max_length=16,
+        ),
+    ] = ""
 
 
 class LLMDeploymentStatus(ApiModel):

@@ -36,6 +36,7 @@ def publish(key: Key, decision: Decision, demand: Demand | None, counts: Replica
         "asked": counts.asked,
         "ready": counts.ready,
         "loading": counts.loading,
+        "stuck": decision.stuck,
         "wanted": decision.wanted,
         "least": decision.least,
         "most": decision.most,

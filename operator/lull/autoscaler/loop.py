@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
+from lull.api.quantities import render_duration
 from lull.api.reasons import ConditionType, Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
@@ -32,11 +33,13 @@ from lull.core.keeping import (
     update_cost,
     update_learnt,
 )
+from lull.core.loading import find_patience
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
 from lull.core.prices import find_price
 from lull.core.replicas import condition_time, exists, is_asleep, is_ready, pool_of
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, begin, build_policy, decide
+from lull.core.signals import find_latest
 from lull.core.sleeping import Quiet, Rest, choose_rest
 from lull.core.status import ScalingView
 from lull.doors import clock, metrics
@@ -107,7 +110,8 @@ class _Known:
     """Generation, and digest of what the knowledge in `history` is about."""
     woken_at: float | None = None
     reason: ScalingReason | None = None
-    """Of the last decision."""
+    """Of the last decision, as the next."""
+    stuck: int = 0
     remark: str = ""
     """What is to be said of the forecast."""
 
@@ -256,7 +260,9 @@ class Autoscaler:
         now: float,
     ) -> Rest:
         """Whether its replicas are to sleep; told at once, as somebody may wait for them."""
-        quiet = Quiet(history.last_request_at, history.since, counts.ready_at)
+        # Whoever sets spec.replicas decides by himself what runs. Decisions take no note of a wake without a gateway.
+        woken_at = known.woken_at if deployment.spec.replicas is None else None
+        quiet = Quiet(find_latest(history.last_request_at, woken_at), history.since, counts.ready_at)
         rest = choose_rest(deployment.spec, demand, quiet, now=now, wall=clock.wall())
         if rest is not known.rest:
             self._known[deployment.key] = replace(known, rest=rest)
@@ -309,6 +315,9 @@ class Autoscaler:
             # In words that stay the same, so that they are not said again and again.
             message = f"More replicas are wanted than scaling.budget pays for: {decision.replicas}."
             self._recorder.record(deployment, ScaledReason.AT_BUDGET, message, warning=True)
+        if decision.stuck and not known.stuck:
+            message = f"{_describe_stuck(deployment, decision.stuck)} WorkloadsReady says what is wrong."
+            self._recorder.record(deployment, ScaledReason.STUCK, message, warning=True)
         self._known[key] = replace(
             known,
             history=decision.history,
@@ -320,6 +329,7 @@ class Autoscaler:
             kept=kept,
             told=kept,
             reason=decision.reason,
+            stuck=decision.stuck,
         )
         figures.publish(key, decision, demand, counts, figures.Money(known.cap, known.price, known.spending))
         if decision.reason is not known.reason:
@@ -342,6 +352,8 @@ class Autoscaler:
         if scaling.mode is ScalingMode.SHADOW:
             return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
         words = [*_describe_bounds(scaling, capacity, decision.floor), *filter(None, (known.remark,))]
+        if decision.stuck:
+            words.append(_describe_stuck(deployment, decision.stuck))
         if scaling.budget is not None and known.price is None:
             words.append(
                 "The budget is not kept: operator.acceleratorPrices of the chart has no price for the accelerators."
@@ -506,7 +518,7 @@ def _count(
     listed = {pool.name for pool in deployment.spec.placement.pools}
     wall = clock.wall()
     age = wall - max((condition_time(pod, "Ready") or 0.0 for pod in ready), default=0.0)
-    created = [_created_time(pod) for pod in existing if not is_ready(pod)]
+    created = [_created_time(pod) for pod in existing if not is_ready(pod) and pool_of(pod) in listed]
     waking = sum(map(is_asleep, ready)) if demand is not None and demand.is_any else 0
     return ReplicaCounts(
         asked=sum(asked.values()),
@@ -515,7 +527,7 @@ def _count(
         loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed) + waking,
         # Kubernetes' clock is not ours: only the age travels.
         ready_at=now - max(age, 0.0) if ready else None,
-        loading_since=now - max(wall - max(created), 0.0) if created else None,
+        made_at=tuple(now - max(wall - at, 0.0) for at in created),
     )
 
 
@@ -533,6 +545,12 @@ def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | 
         yield "None is added while behavior.scaleUp is Disabled, not even to wake the model."
     if scaling.behavior.scale_down.select_policy is SelectPolicy.DISABLED:
         yield "None is removed while behavior.scaleDown is Disabled."
+
+
+def _describe_stuck(deployment: LLMDeployment, count: int) -> str:
+    patience = render_duration(find_patience(deployment.cold_start))
+    which = "1 replica has" if count == 1 else f"{count} replicas have"
+    return f"{which} not become ready within {patience}: scaling down does not wait for that."
 
 
 def _find_event(before: int, decision: Decision) -> ScaledReason:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -28,6 +28,8 @@ class ModelService:
     first_token: Mapping[int, int]
     """Times of the last minute, by bucket (`core.latencies`), as the next."""
     per_token: Mapping[int, int]
+    whole: Mapping[int, int] = field(default_factory=dict)
+    """Of answers that did not stream: shares of the time that the SLO allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Service:
     first_token: float | None = None
     """90th percentile of the last minute, in seconds, as the next."""
     per_token: float | None = None
+    whole: float | None = None
+    """Of answers that did not stream, likewise: the time that one took, as a share of what the SLO allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ def _sum_service(models: Collection[ModelDemand], *, epoch: str) -> Service | No
         reading=join_shares(service.reading for service in services),
         first_token=find_percentile(add_counts(service.first_token for service in services), _PERCENTILE),
         per_token=find_percentile(add_counts(service.per_token for service in services), _PERCENTILE),
+        whole=find_percentile(add_counts(service.whole for service in services), _PERCENTILE),
     )
 
 
@@ -192,6 +197,7 @@ class _Service(BaseModel):
     reading: Annotated[float | None, Field(ge=0, le=1)] = None
     first_token: Annotated[_Latencies, Field(alias="firstToken")] = {}
     per_token: Annotated[_Latencies, Field(alias="perToken")] = {}
+    whole: _Latencies = {}
 
 
 class _Model(BaseModel):
@@ -220,6 +226,7 @@ def _build_service(service: _Service) -> ModelService:
         reading=service.reading,
         first_token=service.first_token,
         per_token=service.per_token,
+        whole=service.whole,
     )
 
 
