@@ -20,15 +20,15 @@ from e2e.lab import install, open_lab, sim_deployment
 from e2e.progress import say
 from e2e.scenarios.clients import load
 from lull.api import names
-from lull.core.simulation.fleet import View
 from lull.doors.kube import DEPLOYMENTS, WatchEvent, reflect
+from tests.fakes.views import make_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from e2e.lab import Installation, Lab
     from lull.api.llmdeployment import Manifest
-    from lull.core.simulation.fleet import Scaler
+    from lull.core.simulation.fleet import Scaler, View
 
 BURSTS: Final = 20
 CLIENTS: Final = 40
@@ -149,31 +149,7 @@ def judge(workload: Workload, moments: Sequence[Moment], *, began: float) -> Bur
 def _look(moment: Moment, at: float) -> View:
     """What somebody who scales one ready replica sees."""
     running = min(moment.in_flight, SEATS)
-    return View(
-        now=at,
-        wall=at,
-        asked=1,
-        ready=1,
-        loading=0,
-        ready_at=None,
-        held=moment.held,
-        waiting=moment.in_flight - running,
-        running=running,
-        in_flight=moment.in_flight,
-        arrived=0,
-        finished=0,
-        met=0,
-        missed=0,
-        tokens_held=0,
-        prompt_tokens_waiting=0,
-        output_tokens_outstanding_estimate=0,
-        kv_usage=(),
-        queue_by_replica=(),
-        reading_by_replica=(),
-        ttft_p90=None,
-        tpot_p90=None,
-        cold_start=None,
-    )
+    return make_view(at, held=moment.held, waiting=moment.in_flight - running, running=running)
 
 
 def _claim(who: str, took: Sequence[float], *, limit: float | None = None) -> list[Claim]:

@@ -9,7 +9,6 @@ gigabit a second. Needs the local cluster, whose nodes reach this machine's loop
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import json
 import os
@@ -27,17 +26,16 @@ import httpx
 from bench.claims import Claim, percentile
 from e2e.cluster.local import LocalCluster
 from e2e.cluster.model import ClusterError
+from e2e.demo import story
 from e2e.images import build
 from e2e.lab import BIG_NODE, SYSTEM, helm_install, install, open_lab, sim_deployment
 from e2e.progress import say
-from lull.api import names
-from tests.fakes.stores import run_registry
+from tests.fakes.stores import find_digest, push_blob, push_manifest, run_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from e2e.lab import Installation, Lab
-    from lull.api.llmdeployment import Manifest
 
 ROUNDS: Final = 3
 IMAGE_BYTES: Final = 256 * 2**20
@@ -45,6 +43,7 @@ WEIGHT_BYTES: Final = 512 * 2**20
 LINK: Final = 125_000_000
 """Bytes a second of the hub: one gigabit."""
 NAMESPACE: Final = "bench-levers"
+_REPOSITORY: Final = "engine-sim"
 _ON_ONE_NODE: Final = {"kubernetes.io/hostname": BIG_NODE}
 _HUB: Final = """
 import os, struct, sys
@@ -112,7 +111,8 @@ def measure() -> list[Claim]:
 async def _measure(installation: Installation, registry: Registry, hub: str) -> dict[State, list[float]]:
     took: dict[State, list[float]] = {state: [] for state in STATES}
     async with open_lab(installation, NAMESPACE) as lab:
-        await lab.apply(*_hub(installation.images["engine-sim"]))
+        command = ["python3", "-c", _HUB, str(WEIGHT_BYTES), str(LINK)]
+        await lab.apply(*story.hub(installation.images["engine-sim"], command))
         await lab.kubectl("wait", "--for=condition=Ready", "pod/hub", "--timeout=180s")
         with _node_folder() as folder:
             known = await asyncio.to_thread(registry.push, "known")
@@ -177,34 +177,6 @@ def _node_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _hub(image: str) -> list[Manifest]:
-    labels = {names.LABEL_APP: "hub"}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "hub", "labels": labels},
-            "spec": {
-                "terminationGracePeriodSeconds": 1,
-                "containers": [
-                    {
-                        "name": "hub",
-                        "image": image,
-                        "command": ["python3", "-c", _HUB, str(WEIGHT_BYTES), str(LINK)],
-                        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60},
-                    }
-                ],
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "hub"},
-            "spec": {"selector": labels, "ports": [{"port": 8080}]},
-        },
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Registry:
     """A registry, and the archive of the image that is pushed to it with a layer more."""
@@ -219,26 +191,15 @@ class Registry:
             manifest = json.loads(_read(opened, _blob(entry)))
             config = json.loads(_read(opened, _blob(manifest["config"])))
             layer = _make_layer()
-            config["rootfs"]["diff_ids"].append(_digest(layer))
+            config["rootfs"]["diff_ids"].append(find_digest(layer))
             for known in manifest["layers"]:
-                self._push_blob(client, _read(opened, _blob(known)))
+                push_blob(client, _REPOSITORY, _read(opened, _blob(known)))
             described = json.dumps(config).encode()
-            manifest["config"] |= self._push_blob(client, described)
+            manifest["config"] |= push_blob(client, _REPOSITORY, described)
             kind = "application/vnd.oci.image.layer.v1.tar"
-            manifest["layers"].append({"mediaType": kind, **self._push_blob(client, layer)})
-            headers = {"Content-Type": entry["mediaType"]}
-            content = json.dumps(manifest).encode()
-            client.put(f"/v2/engine-sim/manifests/{tag}", content=content, headers=headers).raise_for_status()
-        return f"{httpx.URL(self.url).netloc.decode()}/engine-sim:{tag}"
-
-    @staticmethod
-    def _push_blob(client: httpx.Client, content: bytes) -> dict[str, Any]:
-        digest = _digest(content)
-        if client.head(f"/v2/engine-sim/blobs/{digest}").status_code != 200:
-            place = client.post("/v2/engine-sim/blobs/uploads/").raise_for_status().headers["Location"]
-            url = httpx.URL(place).copy_merge_params({"digest": digest})
-            client.put(url, content=content).raise_for_status()
-        return {"digest": digest, "size": len(content)}
+            manifest["layers"].append({"mediaType": kind, **push_blob(client, _REPOSITORY, layer)})
+            push_manifest(client, _REPOSITORY, tag, manifest, entry["mediaType"])
+        return f"{httpx.URL(self.url).netloc.decode()}/{_REPOSITORY}:{tag}"
 
 
 def _make_layer() -> bytes:
@@ -248,10 +209,6 @@ def _make_layer() -> bytes:
         member.size = IMAGE_BYTES
         tar.addfile(member, io.BytesIO(os.urandom(IMAGE_BYTES)))
     return content.getvalue()
-
-
-def _digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def _blob(described: dict[str, Any]) -> str:

@@ -7,11 +7,13 @@ cluster through `kubectl proxy`, so that one code path serves every provider.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import subprocess
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +40,11 @@ BIG_NODE: Final = "lull-worker"
 """The one node that carries engine-cpu's image."""
 PATIENCE: Final = 240.0
 """Longest wait for a state, in seconds: what comes in seconds takes minutes where the machine has others to serve."""
+FAULT_LINES: Final = 40
+"""Of what a component wrote, that are told where a scenario fails."""
+_KILLED: Final = {128 + 9, 128 + 15, 255}
+"""Exit codes of what was ended from outside; 255 where nobody saw how."""
+_ANSWERED: Final = re.compile(r'"code":200,.*"error":null,.*"event":"request"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,12 @@ class Installation:
         if check and result.returncode != 0:
             raise RuntimeError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout if check else result.stdout + result.stderr
+
+    def load(self, name: str) -> str:
+        """Build one more image and bring it into the cluster; its reference."""
+        (image,) = build([name]).values()
+        self.cluster.load(image.archive, nodes=None)
+        return image.reference
 
     def apply(self, *manifests: Manifest) -> None:
         """`kubectl apply` of manifests, as a user would."""
@@ -276,13 +289,46 @@ class Lab:
         parts = [
             await self.kubectl("get", "llm,deploy,pods", "-o", "wide", check=False),
             await self.kubectl("get", "llm", "-o", "yaml", check=False),
-            await asyncio.to_thread(
-                self.installation.kubectl,
-                *("--namespace", SYSTEM, "logs", "--prefix", "--tail=30", "-l", "app.kubernetes.io/part-of=lull"),
-                check=False,
-            ),
+            await self.tell_faults(),
         ]
         return "\n".join(parts)
+
+    async def tell_crashes(self, since: datetime) -> str:
+        """Gateways that ended by themselves since then, with their last words; empty where none did.
+
+        Those that somebody killed did not, nor those whose node was stopped.
+        """
+        told = []
+        for pod in (await self.kube.list(PODS, namespace=SYSTEM, labels=f"{names.LABEL_COMPONENT}=gateway")).items:
+            for container in pod["status"].get("containerStatuses", ()):
+                ended = container.get("lastState", {}).get("terminated", {})
+                is_killed = ended.get("exitCode", 0) in _KILLED and ended["reason"] != "OOMKilled"
+                if ended.get("exitCode", 0) and not is_killed and datetime.fromisoformat(ended["finishedAt"]) >= since:
+                    name = pod["metadata"]["name"]
+                    words = await asyncio.to_thread(
+                        self.installation.kubectl,
+                        *("--namespace", SYSTEM, "logs", "--previous", f"--tail={FAULT_LINES}", name),
+                        check=False,
+                    )
+                    told.append(f"{name}: {ended}\n{words}")
+        return "\n".join(told)
+
+    async def tell_faults(self) -> str:
+        """Lull's pods, and the end of what they wrote in the last minutes; of requests those only that went wrong."""
+        pods, *logs = await asyncio.gather(
+            asyncio.to_thread(self.installation.kubectl, "--namespace", SYSTEM, "get", "pods", check=False),
+            *(
+                asyncio.to_thread(
+                    self.installation.kubectl,
+                    *("--namespace", SYSTEM, "logs", "--prefix", "--since=10m", "--tail=-1"),
+                    *("-l", f"{names.LABEL_COMPONENT}={component}"),
+                    check=False,
+                )
+                for component in ("operator", "gateway")
+            ),
+        )
+        told = [[line for line in log.splitlines() if not _ANSWERED.search(line)][-FAULT_LINES:] for log in logs]
+        return "\n".join([pods, *itertools.chain(*told)])
 
 
 @asynccontextmanager

@@ -12,6 +12,8 @@ from lull.api import names
 from lull.api.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from e2e.demo.recorder import Recorder
     from e2e.demo.screen import Screen
     from lull.api.llmdeployment import Manifest
@@ -20,6 +22,7 @@ NAMESPACE: Final = "demo"
 HUB: Final = f"http://hub.{NAMESPACE}.svc.cluster.local:8080"
 REAL: Final = "tiny"
 SIM: Final = "sim"
+_HUB_COMMAND: Final = ("python3", "/opt/lull/hub.py", "--port", "8080", "--repo", "lull/tiny")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Act:
         self.moments.append(Moment(time.time(), words))
 
 
-def hub(image: str) -> list[Manifest]:
+def hub(image: str, command: Sequence[str] = _HUB_COMMAND) -> list[Manifest]:
     """A model hub in the cluster that makes a tiny model on the spot and serves it as Hugging Face's hub would."""
     labels = {names.LABEL_APP: "hub"}
     return [
@@ -68,7 +71,7 @@ def hub(image: str) -> list[Manifest]:
                     {
                         "name": "hub",
                         "image": image,
-                        "command": ["python3", "/opt/lull/hub.py", "--port", "8080", "--repo", "lull/tiny"],
+                        "command": list(command),
                         "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60},
                         "securityContext": {
                             "allowPrivilegeEscalation": False,

@@ -36,6 +36,7 @@ RECIPES: Mapping[str, Recipe] = {
             ("images/engine-cpu", "images/hub.py", "images/tiny.py"),
             keep_steps=False,
         ),
+        Recipe("prometheus", "images/prometheus/Dockerfile", ("images/prometheus",)),
     )
 }
 

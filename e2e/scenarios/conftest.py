@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +12,21 @@ from e2e.demo import story
 from e2e.lab import Installation, Lab, install, open_lab
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
 HUB_NAMESPACE = "hub"
 HUB = f"http://hub.{HUB_NAMESPACE}.svc.cluster.local:8080"
+PROMETHEUS_NAMESPACE = "history"
+PROMETHEUS_PORT = 9090
 PRICE = 2
 """Of an hour of one of the cluster's GPUs."""
-VALUES = (f"hub.endpoint={HUB}", f"operator.acceleratorPrices.NVIDIA-L4={PRICE}")
+FAILED = pytest.StashKey[bool]()
+"""Whether a scenario did."""
+VALUES = (
+    f"hub.endpoint={HUB}",
+    f"operator.acceleratorPrices.NVIDIA-L4={PRICE}",
+    f"prometheus.url=http://prometheus.{PROMETHEUS_NAMESPACE}.svc.cluster.local:{PROMETHEUS_PORT}",
+)
 """What the chart is told."""
 
 
@@ -61,4 +70,20 @@ async def lab(installation: Installation, request: pytest.FixtureRequest) -> Asy
     """A namespace named after the test."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].rstrip("-")
     async with open_lab(installation, f"e2e-{name}") as opened:
+        # Their ends are told in whole seconds.
+        began = datetime.now(UTC).replace(microsecond=0)
         yield opened
+        if request.node.stash.get(FAILED, False):
+            print(await opened.tell_faults())
+        assert await opened.tell_crashes(began) == ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have the fixtures know that their scenario failed."""
+    report = yield
+    if call.when == "call":
+        item.stash[FAILED] = report.failed
+    return report

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def test_an_idle_model_sleeps_and_a_request_wakes_it(lab: Lab) -> None:
-    await lab.apply(sleepy(lab, "nap", minReplicas=1, sleep={"after": "5s"}))
+    await lab.apply(sleepy(lab, "nap", minReplicas=1, maxReplicas=1, sleep={"after": "5s"}))
     pod = await until_asleep(lab, "nap")
     assert (await lab.llm("nap"))["status"]["asleepReplicas"] == 1
 

@@ -33,7 +33,7 @@ OPERATOR = {
     ("lull.dev", "llmdeployments/status", "patch"),
     *((*child, verb) for child in CHILDREN for verb in CHILD),
     ("apps", "deployments/scale", "patch"),
-    *(("", "pods", verb) for verb in READ),
+    *(("", "pods", verb) for verb in (*READ, "delete")),
     ("", "pods/status", "patch"),
     *(("", "events", verb) for verb in ("create", "patch")),
 }
@@ -135,6 +135,18 @@ def test_list_prices_have_their_source_and_date_and_ones_own_go_before_them(char
         **plain.accelerators,
         "NVIDIA-L4": Price(0.5, "operator.acceleratorPrices"),
         "*": Price(4.0, "operator.acceleratorPrices"),
+    }
+
+
+def test_a_price_may_be_given_on_the_command_line_of_helm(chart: Chart) -> None:
+    flags = [f"--set=operator.acceleratorPrices.{given}" for given in ("NVIDIA-L4=0.5", "NVIDIA-L40S=1.50", "*=4")]
+
+    given = prices(list(yaml.safe_load_all(chart.helm("template", "lull", str(CHART), *flags))))
+
+    assert {product: given.accelerators[product].amount for product in ("NVIDIA-L4", "NVIDIA-L40S", "*")} == {
+        "NVIDIA-L4": 0.5,
+        "NVIDIA-L40S": 1.5,
+        "*": 4.0,
     }
 
 

@@ -196,6 +196,11 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
         ({"image": {"digest": "latest"}}, "does not match"),
         ({"rbac": {"watchNamespace": "models"}}, "scope"),
         ({"gateway": {"drainSeconds": -1}}, "minimum"),
+        ({"operator": {"acceleratorPrices": {"NVIDIA-L4": 0}}}, "minimum"),
+        *(
+            ({"operator": {"acceleratorPrices": {"NVIDIA-L4": text}}}, f'NVIDIA-L4 is "{text}": give a number from')
+            for text in ("0.0001", "-1", "100000.5", "0,81", "$4", "")
+        ),
         ({"gateway": {"accessLog": "some"}}, "accessLog"),
         ({"gateway": {"tracing": {"endpoint": "collector:4317"}}}, "does not match"),
         ({"hub": {"endpoint": "mirror"}}, "does not match"),

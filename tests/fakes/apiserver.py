@@ -28,6 +28,8 @@ class FakeApiServer:
     is_stuck: bool = False
     is_curt: bool = False
     """Each watch ends, well, as soon as it has begun."""
+    page: str = ""
+    """What a proxy says with a 200 in place of every answer."""
     refused: dict[str, int] = field(default_factory=dict)
     """Collections that are answered with this HTTP status."""
     watches: int = 0
@@ -72,10 +74,9 @@ class FakeApiServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         while self.is_stuck:  # noqa: ASYNC110  a test's switch
             await asyncio.sleep(0.01)
-        if self.is_gone:
-            return web.json_response({"code": 503, "message": "gone"}, status=503)
-        if request.path in self.refused:
-            return web.json_response({"code": self.refused[request.path]}, status=self.refused[request.path])
+        failure = self._fail(request)
+        if failure is not None:
+            return failure
         if request.method != "GET":
             return await self._write(request)
         if request.query.get("watch"):
@@ -86,11 +87,22 @@ class FakeApiServer:
             return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
         return _found(self.objects.get(collection, {}).get(name))
 
+    def _fail(self, request: web.Request) -> web.Response | None:
+        if self.page:
+            return web.Response(text=self.page, content_type="text/html")
+        if self.is_gone:
+            return web.json_response({"code": 503, "message": "gone"}, status=503)
+        if request.path in self.refused:
+            return web.json_response({"code": self.refused[request.path]}, status=self.refused[request.path])
+        return None
+
     async def _write(self, request: web.Request) -> web.Response:
         self.writes.append((request.method, request.path))
         manifest = await request.json()
         if request.content_type == "application/merge-patch+json":
             return await self._merge(request.path.removesuffix("/status"), manifest)
+        if request.method == "DELETE":
+            return await self._delete(*request.path.rsplit("/", 1), uid=manifest["preconditions"]["uid"])
         collection = request.path if request.method == "POST" else request.path.rpartition("/")[0]
         stored = self.objects.get(collection, {}).get(manifest["metadata"]["name"])
         if request.method == "POST" and stored is not None:
@@ -101,6 +113,15 @@ class FakeApiServer:
             if manifest["metadata"].get("resourceVersion") != stored["metadata"]["resourceVersion"]:
                 return _conflict()
         return web.json_response(await self.put(collection, manifest))
+
+    async def _delete(self, collection: str, name: str, *, uid: str) -> web.Response:
+        stored = self.objects.get(collection, {}).get(name)
+        if stored is None:
+            return _found(None)
+        if stored["metadata"]["uid"] != uid:
+            return _conflict()
+        await self.remove(collection, name)
+        return _found(stored)
 
     async def _merge(self, path: str, patch: Manifest) -> web.Response:
         """Replace fields of `status` of the very version that the patch names."""

@@ -28,6 +28,7 @@ class FakeKube:
     def __init__(self) -> None:
         self.is_away = False
         """Every request gets 503, and open watches are cut."""
+        self._forbidden: set[str] = set()
         self._objects: dict[tuple[str, str, str], Manifest] = {}
         self._history: list[tuple[int, str, str, Manifest]] = []
         self._oldest = 0
@@ -95,6 +96,14 @@ class FakeKube:
     def come_back(self) -> None:
         self.is_away = False
 
+    def forbid(self, plural: str) -> None:
+        """Every request for this kind gets 403, as while an API server starts; open watches of it are cut."""
+        self._forbidden.add(plural)
+        self._wake()
+
+    def permit(self, plural: str) -> None:
+        self._forbidden.discard(plural)
+
     def _record(self, plural: str, event: str, manifest: Manifest) -> None:
         self._history.append((self._version, plural, event, manifest))
         self._wake()
@@ -115,6 +124,8 @@ class FakeKube:
         async def answer(request: web.Request) -> web.StreamResponse:
             if self.is_away:
                 return web.json_response({"message": "away"}, status=503)
+            if plural in self._forbidden:
+                return web.json_response({"message": "forbidden"}, status=403)
             if "watch" in request.query:
                 return await self._watch(plural, request)
             items = [
@@ -132,7 +143,7 @@ class FakeKube:
             return web.json_response({"message": "too old"}, status=410)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        while not self.is_away:
+        while not self.is_away and plural not in self._forbidden:
             changed = self._changed
             for version, kind, event, manifest in tuple(self._history):
                 if version > seen and kind == plural and _is_selected(manifest, request):

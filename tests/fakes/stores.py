@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from e2e.cluster.tools import build_stores
 
@@ -66,6 +71,28 @@ def run_registry(folder: Path, *, htpasswd: str | None = None) -> Iterator[str]:
         folder, [str(find_stores()["registry"]), "serve", str(config)], port, environment=environment
     ) as endpoint:
         yield endpoint
+
+
+def push_blob(client: httpx.Client, repository: str, content: bytes) -> dict[str, Any]:
+    """Push what a registry lacks; how a manifest refers to it."""
+    digest = find_digest(content)
+    if client.head(f"/v2/{repository}/blobs/{digest}").status_code != 200:
+        upload = client.post(f"/v2/{repository}/blobs/uploads/").raise_for_status().headers["Location"]
+        url = httpx.URL(upload).copy_merge_params({"digest": digest})
+        client.put(url, content=content).raise_for_status()
+    return {"digest": digest, "size": len(content)}
+
+
+def push_manifest(client: httpx.Client, repository: str, tag: str, manifest: dict[str, Any], media_type: str) -> str:
+    """Push a manifest, or an index of some; its digest."""
+    content = json.dumps(manifest).encode()
+    headers = {"Content-Type": media_type}
+    client.put(f"/v2/{repository}/manifests/{tag}", content=content, headers=headers).raise_for_status()
+    return find_digest(content)
+
+
+def find_digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def free_port() -> int:

@@ -65,6 +65,7 @@ async def main() -> None:
                 "reading": 0.5,
                 "firstToken": {"80": served},
                 "perToken": {},
+                "whole": {},
             }
             model = {
                 "held": held,

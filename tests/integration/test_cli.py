@@ -192,6 +192,18 @@ async def test_wake_waits_no_longer_than_told_and_goes_on_waking(
     assert await _find_wake(kube, namespace) is not None
 
 
+async def test_wake_takes_no_replica_that_sleeps_for_one_that_is_awake(
+    apiserver: ApiServer, kube: Kube, namespace: str
+) -> None:
+    written = await kube.apply(manifest(namespace=namespace, scaling={"sleep": {"after": "3m"}}))
+    asleep = {**STATUS, "desiredReplicas": 1, "replicas": 1, "readyReplicas": 1, "asleepReplicas": 1}
+    await kube.patch_status(LLMDEPLOYMENTS, written, asleep)
+
+    result = _lull(apiserver, "wake", "llama-8b", "-n", namespace)
+
+    assert result.stdout.startswith("llama-8b is woken; without requests it sleeps 3m after it became ready.")
+
+
 def test_wake_of_a_name_that_is_not_there(apiserver: ApiServer, namespace: str) -> None:
     result = _lull(apiserver, "wake", "nobody", "-n", namespace)
 

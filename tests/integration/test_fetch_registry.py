@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import tarfile
@@ -70,7 +69,7 @@ class Registry:
     def push(self, *layers: Layer, tag: str = "v1", repository: str = "org/tiny") -> str:
         """Push an artifact; its digest."""
         with self._client() as client:
-            config = self._push_blob(client, repository, b"{}")
+            config = stores.push_blob(client, repository, b"{}")
             manifest = {
                 "schemaVersion": 2,
                 "mediaType": OCI_MANIFEST,
@@ -78,38 +77,21 @@ class Registry:
                 "layers": [
                     {
                         "mediaType": layer.media_type,
-                        **self._push_blob(client, repository, layer.content),
+                        **stores.push_blob(client, repository, layer.content),
                         "annotations": dict(layer.annotations),
                     }
                     for layer in layers
                 ],
             }
-            return self._push_manifest(client, repository, tag, manifest, OCI_MANIFEST)
+            return stores.push_manifest(client, repository, tag, manifest, OCI_MANIFEST)
 
     def push_index(self, *entries: dict[str, Any], tag: str = "v1", repository: str = "org/tiny") -> str:
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(entries)}
         with self._client() as client:
-            return self._push_manifest(client, repository, tag, index, OCI_INDEX)
+            return stores.push_manifest(client, repository, tag, index, OCI_INDEX)
 
     def _client(self) -> httpx.Client:
         return httpx.Client(base_url=self.gate.backend, auth=self.auth)
-
-    @staticmethod
-    def _push_blob(client: httpx.Client, repository: str, content: bytes) -> dict[str, Any]:
-        digest = "sha256:" + hashlib.sha256(content).hexdigest()
-        upload = client.post(f"/v2/{repository}/blobs/uploads/").raise_for_status().headers["Location"]
-        url = httpx.URL(upload).copy_merge_params({"digest": digest})
-        client.put(url, content=content).raise_for_status()
-        return {"digest": digest, "size": len(content)}
-
-    @staticmethod
-    def _push_manifest(
-        client: httpx.Client, repository: str, tag: str, manifest: dict[str, Any], media_type: str
-    ) -> str:
-        content = json.dumps(manifest).encode()
-        headers = {"Content-Type": media_type}
-        client.put(f"/v2/{repository}/manifests/{tag}", content=content, headers=headers).raise_for_status()
-        return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def archive(members: Mapping[str, bytes], *, links: Mapping[str, str] | None = None, mode: str = "w") -> bytes:

@@ -244,10 +244,12 @@ async def test_a_restarted_operator_writes_nothing(scene: Scene) -> None:
         scene.apply("m")
 
         async def settled() -> bool:
-            return (await scene.condition("m", "Ready")).get("status") == "True"
+            before = await scene.versions()
+            await asyncio.sleep(2)
+            is_ready = (await scene.condition("m", "Ready")).get("status") == "True"
+            return is_ready and await scene.versions() == before
 
-        await until(settled)
-        await asyncio.sleep(1)
+        await until(settled, seconds=60)
     before = await scene.versions()
 
     async with running(scene.kube, scene.namespace, name="operator-b"):

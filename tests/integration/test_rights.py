@@ -263,8 +263,9 @@ async def drive(release: Release, gateway_url: str) -> None:
 
 
 async def sleep(release: Release) -> None:
-    """An engine that nobody asks is marked, in the place of kubelets and gateways that are not there."""
-    async with TestServer(build_engine()) as engine:
+    """An engine that nobody asks is marked, in the place of kubelets and gateways that are not there; then replaced."""
+    asleep: list[bool] = []
+    async with TestServer(build_engine(asleep)) as engine:
         release.apply(
             manifest(name="idle", namespace=release.served, scaling={"minReplicas": 1, "sleep": {"after": "5s"}})
         )
@@ -283,17 +284,25 @@ async def sleep(release: Release) -> None:
             *("-n", release.served, "patch", "pod", "idle", "--subresource=status", "-p", json.dumps(status))
         )
         await until(lambda: is_marked(release, "idle"), seconds=60.0)
-        release.kubectl("-n", release.served, "delete", "pod", "idle", "--force", "--grace-period=0")
+        # It says that it sleeps, and refuses to wake up.
+        asleep.append(True)
+        awake = json.dumps([{"op": "remove", "path": "/spec/scaling/sleep"}])
+        release.kubectl("-n", release.served, "patch", "llm", "idle", "--type=json", "-p", awake)
+        await until(partial(is_gone, release, "pod", "idle"), seconds=180.0)
 
 
-def build_engine() -> web.Application:
-    """An engine that is awake."""
+def build_engine(asleep: list[bool]) -> web.Application:
+    """An engine that is awake until told otherwise, and does nothing that it is told to."""
 
     async def answer(_: web.Request) -> web.Response:
-        return web.json_response({"is_sleeping": False})
+        return web.json_response({"is_sleeping": bool(asleep)})
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=500)
 
     app = web.Application()
     app.router.add_get("/is_sleeping", answer)
+    app.router.add_post("/wake_up", refuse)
     return app
 
 

@@ -42,6 +42,7 @@ looks = st.tuples(
         kv_usage=shares,
         first_token=seconds,
         per_token=seconds,
+        whole=st.none() | st.floats(0.0001, 1000),
     ),
     st.integers(0, 20),
     st.integers(0, 200),

@@ -146,6 +146,27 @@ def test_never_goes_down_while_replicas_load(policy: Policy, load: list[tuple[in
     assert replicas == sorted(replicas)
 
 
+@given(policies, loads, st.integers(0, 40), st.booleans())
+def test_waits_for_what_loads_as_long_as_it_may_take_and_not_for_ever(
+    policy: Policy, load: list[tuple[int, int]], patience: int, has_pods: bool
+) -> None:
+    impatient = replace(policy, min_replicas=0, schedules=(), patience=float(patience))
+    windows = int(impatient.scale_up.window + impatient.scale_down.window + impatient.idle_after) + patience
+    periods = int(max(impatient.scale_up.memory, impatient.scale_down.memory)) * most(impatient)
+    asked, raised_at, history = 0, 0, None
+    made_at: tuple[float, ...] = ()
+    for second, (held, in_flight) in enumerate([*load, *[(0, 0)] * (windows + periods + 5)]):
+        made_at = (*made_at, *[float(second)] * (asked - len(made_at)))[:asked]
+        replicas = replace(counts(asked, loading=asked), made_at=made_at if has_pods else ())
+
+        decision = decide(impatient, demand(held, in_flight), replicas, history=history, now=float(second), wall=MONDAY)
+
+        assert decision.replicas >= asked or second - raised_at > patience
+        raised_at = second if decision.replicas > asked else raised_at
+        asked, history = decision.replicas, decision.history
+    assert asked == 0
+
+
 @given(policies, loads)
 def test_keeps_a_replica_for_whoever_asks(policy: Policy, load: list[tuple[int, int]]) -> None:
     decisions = run(policy, load)

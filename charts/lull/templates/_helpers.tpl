@@ -215,8 +215,9 @@ that it uses: tests/integration/test_rights.py reads so in an API server's audit
   resources: [podmonitors]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
+  # One whose engine does not wake up from sleep mode is deleted.
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   # The condition by which gateways know that an engine sleeps.
   resources: [pods/status]

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from lull.api.quantities import DURATION_PATTERN, QUANTITY_PATTERN
+from lull.api.quantities import DURATION_PATTERN, QUANTITY_PATTERN, parse_duration
 
 SERVED_NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$"
 OBJECT_NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
@@ -41,6 +41,7 @@ LabelKey = Annotated[str, Field(pattern=LABEL_KEY_PATTERN, max_length=317)]
 LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN, max_length=63)]
 ObjectName = Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=253)]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
+TimeZone = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$", max_length=64)]
 Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 ServedName = Annotated[str, Field(pattern=SERVED_NAME_PATTERN, min_length=1, max_length=128)]
 ProductName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=63)]
@@ -73,6 +74,22 @@ class Rule:
     cel: str
     holds: Callable[[Any], bool]
     message: str
+
+
+def bound_duration(name: str, least: str, most: str, *, path: str = "", optional: bool = False) -> Rule:
+    """The rule that a duration is between two others; `path` is how users know the field, if not by its own name."""
+    field = to_camel(name)
+    within = f"duration(self.{field}) >= duration('{least}') && duration(self.{field}) <= duration('{most}')"
+
+    def holds(model: ApiModel) -> bool:
+        text: str | None = getattr(model, name)
+        return text is None or parse_duration(least) <= parse_duration(text) <= parse_duration(most)
+
+    return Rule(
+        f"(!has(self.{field}) || ({within}))" if optional else within,
+        holds,
+        f"{path or field} must be between {least} and {most}",
+    )
 
 
 class ApiModel(BaseModel):

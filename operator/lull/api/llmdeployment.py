@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from lull.api import names
+from lull.api.quantities import parse_duration
 from lull.api.reasons import Reason
 from lull.api.spec import ENGINE_IMAGES, LLMDeploymentSpec
 from lull.api.status import LLMDeploymentStatus
@@ -73,6 +74,18 @@ class LLMDeployment:
     def adapter_names(self) -> tuple[str, ...]:
         """Names that clients may send as "model" to get an adapter on top of the model."""
         return tuple(adapter.name for adapter in self.spec.adapters.items) if self.spec.adapters else ()
+
+    @property
+    def cold_start(self) -> float | None:
+        """Seconds that the last measured one took; None before that."""
+        measured = self.status.cold_start
+        if measured is None:
+            return None
+        try:
+            return parse_duration(measured.total)
+        except ValueError:
+            # Status may come from another version of Lull; a door must not close over that.
+            return None
 
     @property
     def engine_image(self) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lull.api.base import ApiModel, Duration, Quantity, Rule, ServedName
-from lull.api.quantities import parse_duration, parse_quantity
+from lull.api.base import ApiModel, Duration, Quantity, Rule, ServedName, bound_duration
+from lull.api.quantities import parse_quantity
 
 
 @unique
@@ -19,23 +19,9 @@ class CacheWhen(StrEnum):
 
 class TimeoutsSpec(ApiModel):
     rules = (
-        Rule(
-            "(!has(self.firstByte) || (duration(self.firstByte) >= duration('1s') "
-            "&& duration(self.firstByte) <= duration('2h')))",
-            lambda timeouts: timeouts.first_byte is None or 1 <= parse_duration(timeouts.first_byte) <= 7200,
-            "firstByte must be between 1s and 2h",
-        ),
-        Rule(
-            "(!has(self.betweenChunks) || (duration(self.betweenChunks) >= duration('1s') "
-            "&& duration(self.betweenChunks) <= duration('2h')))",
-            lambda timeouts: timeouts.between_chunks is None or 1 <= parse_duration(timeouts.between_chunks) <= 7200,
-            "betweenChunks must be between 1s and 2h",
-        ),
-        Rule(
-            "duration(self.total) >= duration('1s') && duration(self.total) <= duration('24h')",
-            lambda timeouts: 1 <= parse_duration(timeouts.total) <= 86400,
-            "total must be between 1s and 24h",
-        ),
+        bound_duration("first_byte", "1s", "2h", optional=True),
+        bound_duration("between_chunks", "1s", "2h", optional=True),
+        bound_duration("total", "1s", "24h"),
     )
 
     first_byte: Annotated[
@@ -71,11 +57,7 @@ class TimeoutsSpec(ApiModel):
 
 class ResponseCacheSpec(ApiModel):
     rules = (
-        Rule(
-            "duration(self.ttl) >= duration('1s') && duration(self.ttl) <= duration('24h')",
-            lambda cache: 1 <= parse_duration(cache.ttl) <= 86400,
-            "ttl must be between 1s and 24h",
-        ),
+        bound_duration("ttl", "1s", "24h"),
         Rule(
             "!quantity(self.maxBytes).isLessThan(quantity('64Ki')) "
             "&& !quantity(self.maxBytes).isGreaterThan(quantity('1Gi'))",

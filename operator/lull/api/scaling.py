@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lull.api.base import LIST_ATOMIC, ApiModel, Duration, Rule
+from lull.api.base import LIST_ATOMIC, ApiModel, Duration, Rule, TimeZone, bound_duration
 from lull.api.quantities import parse_duration
 
 
@@ -57,17 +57,8 @@ class TargetSpec(ApiModel):
 
 class SloSpec(ApiModel):
     rules = (
-        Rule(
-            "duration(self.timeToFirstToken) >= duration('10ms') && duration(self.timeToFirstToken) <= duration('1h')",
-            lambda slo: 0.01 <= parse_duration(slo.time_to_first_token) <= 3600,
-            "timeToFirstToken must be between 10ms and 1h",
-        ),
-        Rule(
-            "duration(self.timePerOutputToken) >= duration('1ms') "
-            "&& duration(self.timePerOutputToken) <= duration('1m')",
-            lambda slo: 0.001 <= parse_duration(slo.time_per_output_token) <= 60,
-            "timePerOutputToken must be between 1ms and 1m",
-        ),
+        bound_duration("time_to_first_token", "10ms", "1h"),
+        bound_duration("time_per_output_token", "1ms", "1m"),
     )
 
     time_to_first_token: Annotated[
@@ -84,13 +75,7 @@ class SloSpec(ApiModel):
 
 
 class ScheduleSpec(ApiModel):
-    rules = (
-        Rule(
-            "duration(self.duration) >= duration('1m') && duration(self.duration) <= duration('168h')",
-            lambda schedule: 60 <= parse_duration(schedule.duration) <= 168 * 3600,
-            "duration must be between 1m and 168h",
-        ),
-    )
+    rules = (bound_duration("duration", "1m", "168h"),)
 
     cron: Annotated[
         str,
@@ -101,12 +86,7 @@ class ScheduleSpec(ApiModel):
         ),
     ]
     timezone: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$",
-            max_length=64,
-            description="Time zone that cron is read in, such as Europe/Berlin. Immediate.",
-        ),
+        TimeZone, Field(description="Time zone that cron is read in, such as Europe/Berlin. Immediate.")
     ] = "UTC"
     duration: Annotated[Duration, Field(description="How long it lasts, between 1m and 168h. Immediate.")]
     min_replicas: Annotated[int, Field(ge=1, le=1000, description="Fewest replicas while it lasts. Immediate.")]
@@ -202,13 +182,7 @@ class BudgetSpec(ApiModel):
 
 
 class SleepSpec(ApiModel):
-    rules = (
-        Rule(
-            "duration(self.after) >= duration('5s') && duration(self.after) <= duration('168h')",
-            lambda sleep: 5 <= parse_duration(sleep.after) <= 168 * 3600,
-            "sleep.after must be between 5s and 168h",
-        ),
-    )
+    rules = (bound_duration("after", "5s", "168h", path="sleep.after"),)
 
     level: Annotated[
         int,
@@ -245,12 +219,7 @@ class ForecastSpec(ApiModel):
         ),
     ] = 14
     timezone: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$",
-            max_length=64,
-            description="Time zone whose clock days repeat by, such as Europe/Berlin. Immediate.",
-        ),
+        TimeZone, Field(description="Time zone whose clock days repeat by, such as Europe/Berlin. Immediate.")
     ] = "UTC"
 
 

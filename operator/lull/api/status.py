@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lull.api.base import ApiModel
+from lull.api.base import LIST_ATOMIC, LIST_BY_NAME, LIST_SET, ApiModel
 from lull.api.compute import Vendor
 from lull.api.reasons import ScalingReason
 
@@ -110,6 +110,13 @@ class LearntStatus(ApiModel):
         str, Field(description="Best that was seen (90th percentile of a minute); empty: none.", max_length=16)
     ] = ""
     time_per_output_token: Annotated[str, Field(description="Best that was seen, likewise.", max_length=16)] = ""
+    whole_answer: Annotated[
+        str,
+        Field(
+            description="Best that was seen of answers that do not stream, likewise, as a share of what spec.slo allows.",
+            max_length=16,
+        ),
+    ] = ""
 
 
 class LLMDeploymentStatus(ApiModel):
@@ -130,7 +137,7 @@ class LLMDeploymentStatus(ApiModel):
         Field(
             description="Names under which the gateway serves this model.",
             max_length=17,
-            json_schema_extra={"x-kubernetes-list-type": "set"},
+            json_schema_extra=LIST_SET,
         ),
     ] = []
     pools: Annotated[
@@ -138,7 +145,7 @@ class LLMDeploymentStatus(ApiModel):
         Field(
             description="Replicas by pool.",
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=LIST_BY_NAME,
         ),
     ] = []
     adapters: Annotated[
@@ -146,7 +153,7 @@ class LLMDeploymentStatus(ApiModel):
         Field(
             description="Adapters, and how far each is.",
             max_length=512,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=LIST_BY_NAME,
         ),
     ] = []
     adapters_summary: Annotated[str, Field(description="Ready of all adapters, for people.", max_length=32)] = ""
@@ -162,7 +169,7 @@ class LLMDeploymentStatus(ApiModel):
         Field(
             description="The last ten scaling decisions, newest first.",
             max_length=10,
-            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+            json_schema_extra=LIST_ATOMIC,
         ),
     ] = []
     cost: Annotated[
@@ -180,3 +187,6 @@ class LLMDeploymentStatus(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = []
+
+    def find_condition(self, kind: str) -> Condition | None:
+        return next((condition for condition in self.conditions if condition.type == kind), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
+from lull.api.addresses import render_origin
 from lull.core.signals import find_woken, parse_sample, sum_demand
 from lull.doors import clock, metrics
 from lull.doors.http import Unreachable
@@ -154,12 +155,8 @@ def _parse_addresses(manifest: Manifest) -> frozenset[GatewayAddress]:
     return frozenset(
         GatewayAddress(
             pod=(endpoint.get("targetRef") or {}).get("name", endpoint["addresses"][0]),
-            url=f"http://{_render_host(endpoint['addresses'][0])}:{port}/demand",
+            url=f"{render_origin(endpoint['addresses'][0], port)}/demand",
         )
         for endpoint in manifest.get("endpoints") or []
         if endpoint.get("addresses")
     )
-
-
-def _render_host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

@@ -36,6 +36,7 @@ def publish(key: Key, decision: Decision, demand: Demand | None, counts: Replica
         "asked": counts.asked,
         "ready": counts.ready,
         "loading": counts.loading,
+        "stuck": decision.stuck,
         "wanted": decision.wanted,
         "least": decision.least,
         "most": decision.most,
@@ -46,8 +47,7 @@ def publish(key: Key, decision: Decision, demand: Demand | None, counts: Replica
         metrics.put(metrics.SCALING_REPLICAS, count, *key, of)
     _publish_knowledge(key, decision.history.knowledge)
     price, spending = money.price, money.spending
-    running = max(counts.asked, counts.ready + counts.loading)
-    metrics.put(metrics.COST_PER_HOUR, None if price is None else price.amount * running, *key)
+    metrics.put(metrics.COST_PER_HOUR, None if price is None else price.amount * counts.paid, *key)
     metrics.put(metrics.COST_THIS_MONTH, None if spending is None else spending.amount, *key)
 
 

@@ -14,7 +14,6 @@ from zlib import crc32
 
 import structlog
 
-from lull.api.quantities import parse_duration
 from lull.core.forecast import STEP, Forecast, Unusable, find_ahead, learn_forecast
 from lull.core.learning import COLD_START
 from lull.core.scaling import find_target
@@ -79,7 +78,7 @@ class Forecaster:
         if spec is None:
             return Outlook(None, "")
         learnt = self._learnt.get(deployment.key, _Learnt(spec, due_at=0.0))
-        forecast, cold_start = learnt.forecast, _find_cold_start(deployment)
+        forecast, cold_start = learnt.forecast, deployment.cold_start
         if not isinstance(forecast, Forecast) or forecast.find_rate(wall, ahead=cold_start or COLD_START) is None:
             return Outlook(None, _UNUSED + f"{self._explain(learnt)}.")
         carried = find_target(deployment.spec) / learnt.seconds if learnt.seconds else None
@@ -169,14 +168,9 @@ class Forecaster:
         metrics.HISTORY_READS.labels("ok").inc()
         if learnt.error is not None:
             log.info("history read again", key=str(key))
-        ahead = _find_cold_start(deployment) or COLD_START
+        ahead = deployment.cold_start or COLD_START
         # A quarter of a second of work for eight weeks: decisions take place meanwhile.
         forecast = await asyncio.to_thread(
             learn_forecast, series, wall=wall, ahead=ahead, timezone=learnt.spec.timezone
         )
         return replace(learnt, series=series, seconds=seconds, forecast=forecast, error=None)
-
-
-def _find_cold_start(deployment: LLMDeployment) -> float | None:
-    measured = deployment.status.cold_start
-    return None if measured is None else parse_duration(measured.total)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from lull.api import names
-from lull.api.quantities import parse_duration
-from lull.api.reasons import Reason, ScalingReason
+from lull.api.quantities import render_duration
+from lull.api.reasons import ConditionType, Reason, ScalingReason
 from lull.api.scaling import ScalingMode, SelectPolicy
 from lull.api.status import DecisionRecord
 from lull.api.timestamps import parse_timestamp
@@ -33,13 +33,15 @@ from lull.core.keeping import (
     update_cost,
     update_learnt,
 )
+from lull.core.loading import find_patience
 from lull.core.placement import Split, find_capacity, split
 from lull.core.planning import is_scaled
 from lull.core.prices import find_price
-from lull.core.replicas import is_asleep
+from lull.core.replicas import condition_time, exists, is_asleep, is_ready, pool_of
 from lull.core.scaling import Decision, History, Policy, ReplicaCounts, begin, build_policy, decide
+from lull.core.signals import find_latest
 from lull.core.sleeping import Quiet, Rest, choose_rest
-from lull.core.status import ScalingView, is_ready
+from lull.core.status import ScalingView
 from lull.doors import clock, metrics
 from lull.doors.events import ScaledReason
 from lull.doors.kube import DEPLOYMENTS, LEADER_WORKER_SETS, RESOURCES, Refused
@@ -108,7 +110,8 @@ class _Known:
     """Generation, and digest of what the knowledge in `history` is about."""
     woken_at: float | None = None
     reason: ScalingReason | None = None
-    """Of the last decision."""
+    """Of the last decision, as the next."""
+    stuck: int = 0
     remark: str = ""
     """What is to be said of the forecast."""
 
@@ -148,7 +151,7 @@ class Autoscaler:
         known = self._known.get(deployment.key)
         if known is None or known.uid != deployment.uid or known.view is None:
             # Not looked at yet: repeat what status says, so that a restart of the operator changes nothing in it.
-            said = next((one for one in deployment.status.conditions if one.type == "ScalingActive"), None)
+            said = deployment.status.find_condition(ConditionType.SCALING_ACTIVE)
             reason = Reason(said.reason) if said is not None and said.reason in _VIEWS else Reason.SCALING
             decisions = tuple(deployment.status.decisions)
             return ScalingView(None, reason, said.message if said else "", decisions, _recall_kept(deployment))
@@ -240,10 +243,8 @@ class Autoscaler:
             if spending is not None:
                 starts = map(_created_time, pods)
                 spending = catch_up(spending, starts, price=price.amount, wall=wall)
-        # What is there costs, be it more than was asked for.
-        running = max(counts.asked, counts.ready + counts.loading)
-        spending = spend(spending, running, price=price.amount, wall=wall)
-        cost = update_cost(known.kept.cost, spending, price, replicas=running, wall=wall)
+        spending = spend(spending, counts.paid, price=price.amount, wall=wall)
+        cost = update_cost(known.kept.cost, spending, price, replicas=counts.paid, wall=wall)
         cap = find_cap(deployment.spec.scaling.budget, price=price.amount, spent=spending.amount, wall=wall)
         if cap is not None:
             cap = replace(cap, message=f"{cap.message}, {price.words}")
@@ -259,7 +260,9 @@ class Autoscaler:
         now: float,
     ) -> Rest:
         """Whether its replicas are to sleep; told at once, as somebody may wait for them."""
-        quiet = Quiet(history.last_request_at, history.since, counts.ready_at)
+        # Whoever sets spec.replicas decides by himself what runs. Decisions take no note of a wake without a gateway.
+        woken_at = known.woken_at if deployment.spec.replicas is None else None
+        quiet = Quiet(find_latest(history.last_request_at, woken_at), history.since, counts.ready_at)
         rest = choose_rest(deployment.spec, demand, quiet, now=now, wall=clock.wall())
         if rest is not known.rest:
             self._known[deployment.key] = replace(known, rest=rest)
@@ -312,6 +315,9 @@ class Autoscaler:
             # In words that stay the same, so that they are not said again and again.
             message = f"More replicas are wanted than scaling.budget pays for: {decision.replicas}."
             self._recorder.record(deployment, ScaledReason.AT_BUDGET, message, warning=True)
+        if decision.stuck and not known.stuck:
+            message = f"{_describe_stuck(deployment, decision.stuck)} WorkloadsReady says what is wrong."
+            self._recorder.record(deployment, ScaledReason.STUCK, message, warning=True)
         self._known[key] = replace(
             known,
             history=decision.history,
@@ -323,6 +329,7 @@ class Autoscaler:
             kept=kept,
             told=kept,
             reason=decision.reason,
+            stuck=decision.stuck,
         )
         figures.publish(key, decision, demand, counts, figures.Money(known.cap, known.price, known.spending))
         if decision.reason is not known.reason:
@@ -345,6 +352,8 @@ class Autoscaler:
         if scaling.mode is ScalingMode.SHADOW:
             return Reason.SHADOW, "scaling.mode is Shadow: decisions are recorded and not carried out."
         words = [*_describe_bounds(scaling, capacity, decision.floor), *filter(None, (known.remark,))]
+        if decision.stuck:
+            words.append(_describe_stuck(deployment, decision.stuck))
         if scaling.budget is not None and known.price is None:
             words.append(
                 "The budget is not kept: operator.acceleratorPrices of the chart has no price for the accelerators."
@@ -396,10 +405,7 @@ def _record(
 
 
 def _build_policy(deployment: LLMDeployment, known: _Known, cap: Cap | None, ahead: Ahead | None) -> Policy:
-    measured = deployment.status.cold_start
-    policy = build_policy(
-        deployment.spec, cold_start=None if measured is None else parse_duration(measured.total), cap=cap, ahead=ahead
-    )
+    policy = build_policy(deployment.spec, cold_start=deployment.cold_start, cap=cap, ahead=ahead)
     return replace(policy, woken_at=known.woken_at)
 
 
@@ -462,7 +468,7 @@ def _recall_shares(
     """
     if not shares:
         # A restart: whatever is there was asked for, by us or by nobody.
-        return {_pool(workload): _asked(workload) for workload in owned} | {
+        return {pool_of(workload): _asked(workload) for workload in owned} | {
             name: _asked(workload) for name, workload in workloads.items()
         }
     listed = {pool.name for pool in deployment.spec.placement.pools}
@@ -489,22 +495,12 @@ def _asked(workload: Manifest) -> int:
     return replicas
 
 
-def _pool(manifest: Manifest) -> str:
-    pool: str = (manifest["metadata"].get("labels") or {}).get(names.LABEL_POOL, "")
-    return pool
-
-
 def _list_existing(pods: Iterable[Manifest]) -> list[Manifest]:
-    """The pods that stand for replicas: of a group its leader.
-
-    Like a ReplicaSet, count neither those that go nor those that have ended, such as evicted ones.
-    """
+    """The pods that stand for replicas: of a group its leader."""
     return [
         pod
         for pod in pods
-        if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
-        and "deletionTimestamp" not in pod["metadata"]
-        and (pod.get("status") or {}).get("phase") not in {"Failed", "Succeeded"}
+        if exists(pod) and pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_ENGINE
     ]
 
 
@@ -518,11 +514,11 @@ def _count(
 ) -> ReplicaCounts:
     """Replicas over all pools; one that wakes up is on its way, like one that loads."""
     ready = [pod for pod in existing if is_ready(pod)]
-    there, fit = Counter(map(_pool, existing)), Counter(map(_pool, ready))
+    there, fit = Counter(map(pool_of, existing)), Counter(map(pool_of, ready))
     listed = {pool.name for pool in deployment.spec.placement.pools}
     wall = clock.wall()
-    age = wall - max((_ready_time(pod) for pod in ready), default=0.0)
-    created = [_created_time(pod) for pod in existing if not is_ready(pod)]
+    age = wall - max((condition_time(pod, "Ready") or 0.0 for pod in ready), default=0.0)
+    created = [_created_time(pod) for pod in existing if not is_ready(pod) and pool_of(pod) in listed]
     waking = sum(map(is_asleep, ready)) if demand is not None and demand.is_any else 0
     return ReplicaCounts(
         asked=sum(asked.values()),
@@ -531,21 +527,12 @@ def _count(
         loading=sum(max(there[name], asked.get(name, 0)) - fit[name] for name in listed) + waking,
         # Kubernetes' clock is not ours: only the age travels.
         ready_at=now - max(age, 0.0) if ready else None,
-        loading_since=now - max(wall - max(created), 0.0) if created else None,
+        made_at=tuple(now - max(wall - at, 0.0) for at in created),
     )
 
 
 def _created_time(pod: Manifest) -> float:
     return parse_timestamp(pod["metadata"]["creationTimestamp"])
-
-
-def _ready_time(pod: Manifest) -> float:
-    times = (
-        parse_timestamp(condition["lastTransitionTime"])
-        for condition in pod["status"]["conditions"]
-        if condition["type"] == "Ready"
-    )
-    return next(times, 0.0)
 
 
 def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | None) -> Iterator[str]:
@@ -558,6 +545,12 @@ def _describe_bounds(scaling: ScalingSpec, capacity: int | None, floor: Floor | 
         yield "None is added while behavior.scaleUp is Disabled, not even to wake the model."
     if scaling.behavior.scale_down.select_policy is SelectPolicy.DISABLED:
         yield "None is removed while behavior.scaleDown is Disabled."
+
+
+def _describe_stuck(deployment: LLMDeployment, count: int) -> str:
+    patience = render_duration(find_patience(deployment.cold_start))
+    which = "1 replica has" if count == 1 else f"{count} replicas have"
+    return f"{which} not become ready within {patience}: scaling down does not wait for that."
 
 
 def _find_event(before: int, decision: Decision) -> ScaledReason:

@@ -10,7 +10,6 @@ import structlog
 from lull.core.adapters import parse_replicas
 from lull.core.bypassing import KEPT_SECONDS, Finding, Look, assess, merge_engines, remember
 from lull.core.enginemetrics import parse_metrics
-from lull.core.replicas import is_asleep
 from lull.doors import clock, metrics
 from lull.doors.http import Unreachable
 
@@ -75,8 +74,7 @@ class Scraper:
 
     def _list_awake(self, key: Key) -> tuple[Replica, ...]:
         # The gauges of one that sleeps stand still.
-        pods = [pod for pod in self._store.list_pods(key) if not is_asleep(pod)]
-        return tuple(one for one in parse_replicas(pods) if one.is_ready) if pods else ()
+        return tuple(one for one in parse_replicas(self._store.list_pods(key)) if one.is_ready and not one.is_asleep)
 
     async def _look_at(self, key: Key, replicas: Collection[Replica], silent: set[str]) -> None:
         in_flight = 0

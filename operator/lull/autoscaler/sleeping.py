@@ -1,26 +1,31 @@
 """Bring engines to where the autoscaler wants them, awake or asleep: observe → plan → execute, for each engine by itself.
 
-Nothing is remembered between two looks: the mark is on the pod, and the engine says itself whether it sleeps.
+Nothing is remembered between two looks, as the mark is on the pod, and the engine says itself whether it sleeps: but how
+often one would not wake up, and when a pod was last replaced for that.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from lull.core.sleeping import (
+    REPLACE_SECONDS,
     FallAsleep,
     Mark,
     Rest,
     Return,
     Spare,
     State,
+    Tries,
     WakeUp,
     build_conditions,
     build_sleep,
     find_level,
+    is_hopeless,
     list_wake_up,
     parse_busy,
     parse_sleepers,
@@ -59,6 +64,14 @@ class _Refused(Exception):  # noqa: N818  the engine's no
     """What an engine answered to a step."""
 
 
+@dataclass
+class _Refusals:
+    """Of the engines of one LLMDeployment, by uid of the pod."""
+
+    tries: dict[str, Tries] = field(default_factory=dict)
+    replaced_at: float | None = None
+
+
 class Sleepers:
     """The work of the sleepers' queue."""
 
@@ -76,6 +89,7 @@ class Sleepers:
         self._store = store
         self._recorder = recorder
         self._find_rest = find_rest
+        self._refusals: dict[Key, _Refusals] = {}
 
     def concerns(self, key: Key) -> bool:
         """Whether there is anything to do for an LLMDeployment: most never sleep."""
@@ -88,11 +102,13 @@ class Sleepers:
         """Take the next steps with each engine of one LLMDeployment; seconds until the next look."""
         deployment = self._store.find_deployment(key)
         if deployment is None or deployment.deleting or not self.concerns(key):
+            self._refusals.pop(key, None)
             return None
         # A write that failed must not keep the others from their steps, so all are waited for before it is told.
         ends = await asyncio.gather(
             *(self._tend(deployment, sleeper.uid) for sleeper in self._list(key)), return_exceptions=True
         )
+        self._forget(key)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
@@ -119,6 +135,8 @@ class Sleepers:
                 await self._take(deployment, sleeper, step)
             except (Unreachable, _Refused, ValueError) as error:
                 self._report_failure(deployment, sleeper, step, error)
+                if isinstance(step, WakeUp):
+                    await self._give_up(deployment, sleeper, error)
                 return _FAILED_SECONDS
         return _MOVING_SECONDS
 
@@ -144,6 +162,8 @@ class Sleepers:
             case WakeUp(level):
                 for call in list_wake_up(level):
                     await self._post(sleeper, call)
+                if (refusals := self._refusals.get(deployment.key)) is not None:
+                    refusals.tries.pop(sleeper.uid, None)
                 took = clock.monotonic() - began
                 metrics.WAKE_SECONDS.labels(str(level)).observe(took)
                 self._recorder.record(deployment, ScaledReason.WOKEN, f"{sleeper.pod} woke up in {took:.1f}s")
@@ -185,6 +205,29 @@ class Sleepers:
         if isinstance(step, WakeUp):
             message = f"{sleeper.pod} does not wake up, and is told to again: {error}"
             self._recorder.record(deployment, ScaledReason.WAKE_FAILED, message, warning=True)
+
+    async def _give_up(self, deployment: LLMDeployment, sleeper: Sleeper, error: Exception) -> None:
+        """Have the pod replaced where its engine has refused often enough; one after the other."""
+        now, refusals = clock.monotonic(), self._refusals.setdefault(deployment.key, _Refusals())
+        known = refusals.tries.get(sleeper.uid, Tries(0, now))
+        tries = refusals.tries[sleeper.uid] = Tries(known.count + 1, known.since)
+        is_too_soon = refusals.replaced_at is not None and now - refusals.replaced_at < REPLACE_SECONDS
+        if is_too_soon or not is_hopeless(tries, now):
+            return
+        # Before anything is waited for: others are tended meanwhile.
+        refusals.replaced_at = now
+        await self._kube.delete(PODS, deployment.key.namespace, sleeper.pod, uid=sleeper.uid)
+        metrics.SLEEP_STEPS.labels("replace", "ok").inc()
+        log.warning("pod replaced", key=str(deployment.key), pod=sleeper.pod, tries=tries.count, error=str(error))
+        message = f"{sleeper.pod} did not wake up in {tries.count} tries and is replaced: {error}"
+        self._recorder.record(deployment, ScaledReason.REPLACED, message, warning=True)
+
+    def _forget(self, key: Key) -> None:
+        """Drop what was remembered of pods that are gone."""
+        refusals = self._refusals.get(key)
+        if refusals is not None:
+            there = {sleeper.uid for sleeper in self._list(key)}
+            refusals.tries = {uid: tries for uid, tries in refusals.tries.items() if uid in there}
 
 
 def _count(step: Step, result: str) -> None:

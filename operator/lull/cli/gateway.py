@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-import uvloop
 from pydantic import ValidationError
 
 from lull.api.llmdeployment import render_validation_error
 from lull.core.documents import render_finding
-from lull.doors import logs
+from lull.doors import logs, loop
 from lull.gateway import server, sources, workers
 from lull.gateway.config import InvalidConfig, load_config
 from lull.settings import GatewaySettings
@@ -75,7 +74,7 @@ def _run(
     if place is not None:
         structlog.contextvars.bind_contextvars(worker=place.worker)
         listening = server.Listening(socket.socket(fileno=place.listen), place.admin)
-        uvloop.run(server.run(_share(settings, count), opened, listening=listening))
+        loop.run(server.run(_share(settings, count), opened, listening=listening))
         return
     for port in (settings.port, settings.admin_port):
         try:
@@ -85,7 +84,7 @@ def _run(
     if count > 1:
         asyncio.run(workers.run(settings, (sys.executable, "-m", "lull", "gateway", *options), count))
     else:
-        uvloop.run(server.run(settings, opened))
+        loop.run(server.run(settings, opened))
 
 
 def _share(settings: GatewaySettings, count: int) -> GatewaySettings:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
-import uvloop
 
 from lull import __version__
 from lull.autoscaler.collecting import Collector, Timing
@@ -22,7 +21,7 @@ from lull.controller.claims import Claims
 from lull.controller.queue import KeyedQueue
 from lull.controller.reconcile import Reconciler, Surroundings
 from lull.core.manifests.settings import build_settings
-from lull.doors import admin, http, kube, logs, metrics
+from lull.doors import admin, http, kube, logs, loop, metrics
 from lull.doors.admin import Health
 from lull.doors.events import Recorder
 from lull.doors.lease import Lease, LeaseName
@@ -212,9 +211,9 @@ async def _wait_stop(stop: asyncio.Event) -> None:
 
 
 def _catch_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
+    running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        running.add_signal_handler(number, stop.set)
 
 
 @contextlib.asynccontextmanager
@@ -246,7 +245,7 @@ def main() -> None:
     settings = OperatorSettings()
     logs.configure(settings.log_level)
     try:
-        uvloop.run(run(settings))
+        loop.run(run(settings))
     except Exception as error:
         log.critical("ended", error=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error

@@ -413,7 +413,7 @@ def _show(scene: _Scene, runs: Sequence[_Run], trials: Sequence[Trial]) -> None:
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(_build_table(scene, runs))
     for run in runs:
-        for line in _remark(run.outcome):
+        for line in _remark(run):
             print(f"{run.name}: {line}")
     if trials:
         _show_tuned(scene, runs, trials)
@@ -485,8 +485,14 @@ def _render(seconds: float) -> str:
     return f"{ceil(seconds * 1000 - 1e-6)}ms" if seconds < 1 else render_duration(seconds)
 
 
-def _remark(outcome: Outcome) -> Iterator[str]:
-    """Requests that got no answer, if any."""
+def _remark(run: _Run) -> Iterator[str]:
+    """Requests that got no answer, if any, and what of the policy was not played."""
+    outcome = run.outcome
+    if run.spec.scaling.sleep is not None:
+        yield (
+            "scaling.sleep is not simulated: replicas stay awake, which costs as many GPU-hours, and no request waits for "
+            "one that wakes up."
+        )
     if outcome.refused:
         yield f"{outcome.refused:,} requests are larger than an engine's whole KV cache, and were refused."
     if outcome.shed:
@@ -548,6 +554,7 @@ def _describe_run(run: _Run, scene: _Scene) -> dict[str, Any]:
         "policy": run.name,
         "scaling": run.spec.scaling.model_dump(mode="json", by_alias=True, exclude_none=True),
         "isMet": _is_met(run.outcome, scene),
+        "notSimulated": ["scaling.sleep"] if run.spec.scaling.sleep is not None else [],
         **outcome,
         **cost,
         "changes": [to_json(change) for change in run.scaler.changes],

@@ -1,4 +1,4 @@
-"""`lull wake NAME`: start the first replica of a sleeping model, without a request and without a gateway.
+"""`lull wake NAME`: start the first replica of a sleeping model, or wake those that sleep, without request and gateway.
 
 It leaves a time in an annotation and is done: the operator follows it, whether or not this command still runs.
 """
@@ -107,7 +107,7 @@ async def _follow(
             while True:
                 manifest = await find_one(kube, name, namespace)
                 deployment = parse_llmdeployment(manifest)
-                if deployment.status.wake == wake and deployment.status.ready_replicas:
+                if deployment.status.wake == wake and _count_awake(deployment):
                     return deployment
                 selector = ",".join(f"{key}={value}" for key, value in names.engine_labels(name).items())
                 pods = await kube.list(PODS, namespace=namespace, labels=selector)
@@ -127,18 +127,19 @@ def _view_pods(manifest: Manifest, pods: tuple[Manifest, ...]) -> tuple[PodView,
 def _find_stage(deployment: LLMDeployment, wake: str, pods: tuple[PodView, ...]) -> str:
     """How far it is; _Asleep where it does not get on."""
     status = deployment.status
-    conditions = {condition.type: condition for condition in status.conditions}
-    stalled = conditions.get(ConditionType.STALLED)
+    stalled = status.find_condition(ConditionType.STALLED)
     if stalled is not None and stalled.status == "True":
         raise _Asleep(f"{stalled.reason}: {stalled.message}")
     if status.wake != wake:
         return "waits for the operator (`lull doctor` says whether one runs)"
     if status.desired_replicas == 0:
-        scaling = conditions.get(ConditionType.SCALING_ACTIVE)
+        scaling = status.find_condition(ConditionType.SCALING_ACTIVE)
         raise _Asleep(f"the operator starts nothing. {scaling.message if scaling is not None else ''}".rstrip())
     starting = [pod for pod in pods if pod.state not in {"Ready", "Leaving"}]
     if not starting:
         return "a replica is asked for"
+    if (asleep := [pod.name for pod in starting if pod.state == "Asleep"]) == [pod.name for pod in starting]:
+        return f"{', '.join(asleep)} to leave sleep mode"
     return "; ".join(f"{pod.name} {pod.message or pod.state}" for pod in starting)
 
 
@@ -152,9 +153,14 @@ def _tell(*, quiet: bool) -> Callable[[str], None]:
     return tell
 
 
+def _count_awake(deployment: LLMDeployment) -> int:
+    return deployment.status.ready_replicas - deployment.status.asleep_replicas
+
+
 def _summarize(deployment: LLMDeployment, *, has_waited: bool) -> str:
-    ready, name = deployment.status.ready_replicas, deployment.key.name
-    stays = f"without requests it sleeps {deployment.spec.scaling.idle_after} after it became ready"
+    ready, name, scaling = _count_awake(deployment), deployment.key.name, deployment.spec.scaling
+    after = scaling.idle_after if scaling.sleep is None else scaling.sleep.after
+    stays = f"without requests it sleeps {after} after it became ready"
     if ready:
         return f"{name} is awake, {ready} of {max(ready, deployment.status.desired_replicas)} ready; {stays}."
     return f"{name} is woken; {stays}." + ("" if has_waited else f" `lull status {name} -w` follows it.")
@@ -166,5 +172,6 @@ def _to_json(deployment: LLMDeployment) -> dict[str, object]:
         "name": deployment.key.name,
         "wake": deployment.wake,
         "readyReplicas": deployment.status.ready_replicas,
+        "asleepReplicas": deployment.status.asleep_replicas,
         "desiredReplicas": deployment.status.desired_replicas,
     }

@@ -18,9 +18,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from lull.api import names
+from lull.api.addresses import render_origin
 from lull.api.status import AdapterState
-from lull.core.replicas import is_asleep
-from lull.core.status import AdapterView, is_ready
+from lull.core.replicas import exists, is_asleep, is_ready
+from lull.core.status import AdapterView
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -359,9 +360,7 @@ def _read_error(body: bytes) -> str:
 
 
 def _is_staying(pod: Manifest) -> bool:
-    status = pod.get("status") or {}
-    has_ended = status.get("phase") in {"Failed", "Succeeded"}
-    return "deletionTimestamp" not in pod["metadata"] and bool(status.get("podIP")) and not has_ended
+    return exists(pod) and bool((pod.get("status") or {}).get("podIP"))
 
 
 def _label(pod: Manifest, key: str) -> str | None:
@@ -385,4 +384,4 @@ def _url(pod: Manifest, port: str, default: int) -> str:
         ),
         default,
     )
-    return f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}"
+    return render_origin(host, number)

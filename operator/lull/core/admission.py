@@ -429,15 +429,10 @@ def build_limits(deployment: LLMDeployment) -> Limits:
 def _hold_seconds(hold_for: str, deployment: LLMDeployment) -> float:
     if hold_for != "Auto":
         return parse_duration(hold_for)
-    measured = deployment.status.cold_start
-    if measured is None:
+    cold_start = deployment.cold_start
+    if cold_start is None:
         return HOLD_BEFORE_FIRST_MEASUREMENT
-    try:
-        total = parse_duration(measured.total)
-    except ValueError:
-        # Status may come from another version of Lull; a door must not close over that.
-        return HOLD_BEFORE_FIRST_MEASUREMENT
-    return min(HOLD_AT_MOST, max(HOLD_AT_LEAST, HOLD_PER_COLD_START * total))
+    return min(HOLD_AT_MOST, max(HOLD_AT_LEAST, HOLD_PER_COLD_START * cold_start))
 
 
 def _hold(line: _Line, ticket: Ticket) -> None:

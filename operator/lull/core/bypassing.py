@@ -7,6 +7,9 @@ gateway, and several to its engine where it has `n` or a list of inputs. So a su
 - else as far as engines have answered more requests, of late, than gateways have had: that is what tells requests that
   came past a gateway from those that are several;
 - and as the least of two looks, so that what merely ended in between is no surplus.
+
+What engines have answered beyond what gateways have had counts with the gateways' requests wherever replicas are
+counted by what they carry: as so many more that arrived and were finished.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
+
+from lull.core.signals import find_latest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,6 +38,7 @@ _LAG: Final = 10.0
 _SLACK: Final = 3
 """Requests that engines have answered and that gateways have not counted yet."""
 _SLACK_SHARE: Final = 0.1
+_SHORTEST: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,10 @@ class Look:
     """The most that gateways had at them meanwhile."""
     gateways: Demand | None
     """What gateways said at the end."""
+    began: float | None = None
+    """When the first look of an unbroken row of looks was; None where this one is."""
+    beyond: float = 0.0
+    """Requests that engines have answered since then, and no gateway had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +72,30 @@ class Finding:
     """At the engines that work; None where none does."""
     usages: tuple[float, ...]
     """Of the caches of those that say it."""
+    began: float = 0.0
+    """When the row of looks began."""
+    at: float = 0.0
+    """When the last of them was."""
+    beyond: tuple[float, float] = (0.0, 0.0)
+    """Requests past the gateways, ended by the last look but one and by the last one."""
 
 
 def remember(looks: Sequence[Look], look: Look, *, span: float = KEPT_SECONDS) -> tuple[Look, ...]:
     """The looks of the last while, oldest first."""
-    kept = (*(one for one in looks if look.at - one.at <= span), look)
-    return kept[-KEPT_LOOKS:]
+    kept = tuple(one for one in looks if look.at - one.at <= span)
+    if kept:
+        look = replace(look, began=_find_beginning(kept[-1]), beyond=kept[-1].beyond + _count_beyond((*kept, look)))
+    return (*kept, look)[-KEPT_LOOKS:]
+
+
+def _find_beginning(look: Look) -> float:
+    return look.at if look.began is None else look.began
+
+
+def _count_beyond(looks: Sequence[Look]) -> float:
+    """Requests that engines have answered since the last look but one, by the part of late that no gateway had."""
+    before, after = looks[-2:]
+    return _find_share(looks) * _count_growth(before, after, lambda engine: engine.answered)
 
 
 def assess(looks: Sequence[Look]) -> Finding | None:
@@ -82,6 +110,9 @@ def assess(looks: Sequence[Look]) -> Finding | None:
         last_request_at=_find_last(looks),
         queued=sum(one.waiting for one in working) if working else None,
         usages=tuple(one.kv_usage for one in working if one.kv_usage is not None),
+        began=_find_beginning(looks[-1]),
+        at=looks[-1].at,
+        beyond=(looks[-2].beyond, looks[-1].beyond),
     )
 
 
@@ -96,14 +127,27 @@ def merge_engines(
         return demand
     if finding is None or now - finding.since > stale_after:
         return replace(demand, complete=False)
-    last = max((at for at in (demand.last_request_at, finding.last_request_at) if at is not None), default=None)
+    last = find_latest(demand.last_request_at, finding.last_request_at)
     service = demand.service
     if service is not None and finding.queued is not None:
         service = replace(service, queued=finding.queued)
     if service is not None and finding.usages and len(finding.usages) * 2 >= ready:
         # Fewer than half of them say little of the others.
         service = replace(service, kv_usage=sum(finding.usages) / len(finding.usages))
+    service = None if service is None else _add_beyond(service, finding, now)
     return replace(demand, waiting=demand.waiting + finding.surplus, last_request_at=last, service=service)
+
+
+def _add_beyond(service: Service, finding: Finding, now: float) -> Service:
+    """Count what came past the gateways as well, evenly over the time until the next look."""
+    before, after = finding.beyond
+    if not after:
+        return service
+    passed = min(1.0, max(0.0, now - finding.at) / max(finding.at - finding.since, _SHORTEST))
+    beyond = int(before + (after - before) * passed)
+    # Another row of looks counts from nothing.
+    epoch = f"{service.epoch} {finding.began}"
+    return replace(service, arrived=service.arrived + beyond, finished=service.finished + beyond, epoch=epoch)
 
 
 def _count_surplus(look: Look, share: float, stuck: Collection[str]) -> int:

@@ -61,7 +61,10 @@ def parse_metrics(content: bytes) -> EngineSample:
             families[name][part] = families[name].get(part, 0.0) + float(number)
     running, waiting = _pick(families, _RUNNING), _pick(families, _WAITING)
     if running is None or waiting is None:
-        raise ValueError(f"no {_RUNNING[0]} or {_WAITING[0]}: not vLLM's, or with --disable-log-stats")
+        raise ValueError(
+            f"its metrics say nothing about requests, no {_RUNNING[0]} or {_WAITING[0]}: "
+            "not vLLM's, or with --disable-log-stats"
+        )
     awake = _pick(families, _AWAKE) or {}
     parts = [part for part in running.keys() | waiting.keys() if awake.get(part, 1.0)]
     swapped, usage = families[_SWAPPED], _pick(families, _KV_USAGE) or {}

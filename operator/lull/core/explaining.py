@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lull.api.llmdeployment import InvalidSpec, parse_llmdeployment
-from lull.api.quantities import parse_duration, render_duration
+from lull.api.quantities import render_duration
 from lull.api.reasons import ConditionType, Reason
 from lull.api.scaling import ScalingMode
 from lull.core.budget import find_cap
@@ -67,8 +67,8 @@ def strip_arrow(message: str) -> str:
 
 def _list_holds(deployment: LLMDeployment) -> Iterator[str]:
     spec, status = deployment.spec, deployment.status
-    conditions = {condition.type: condition for condition in status.conditions}
-    scaling, workloads = conditions.get(ConditionType.SCALING_ACTIVE), conditions.get(ConditionType.WORKLOADS_READY)
+    scaling = status.find_condition(ConditionType.SCALING_ACTIVE)
+    workloads = status.find_condition(ConditionType.WORKLOADS_READY)
     if scaling is None:
         yield "No operator has looked at it yet: see `lull doctor`."
         return
@@ -77,8 +77,7 @@ def _list_holds(deployment: LLMDeployment) -> Iterator[str]:
         yield f"{workloads.reason}: {workloads.message}"
     if scaling.reason in {Reason.SCALING, Reason.SHADOW}:
         yield _describe_target(deployment)
-        start = status.cold_start
-        policy = build_policy(spec, cold_start=None if start is None else parse_duration(start.total))
+        policy = build_policy(spec, cold_start=deployment.cold_start)
         window = render_duration(policy.scale_down.window)
         yield f"Fewer run only when load has allowed it for {window}, the last one {spec.scaling.idle_after} after the last request."
     if status.cold_start is not None:

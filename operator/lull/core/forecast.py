@@ -149,10 +149,6 @@ def find_ahead(
     return Ahead(ceil(rate / capacity - _TOLERANCE), f"{rate:.3g} requests/s are usual at this time")
 
 
-def _count(lag: float, series: Series) -> int:
-    return _PLANNED + ceil(lag / series.step)
-
-
 def _weigh(came: float, ready_for: float) -> float:
     return _SHORTAGE * (came - ready_for) if came > ready_for else ready_for - came
 

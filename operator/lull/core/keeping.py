@@ -101,6 +101,7 @@ def update_learnt(
         evidence=render_duration(min(known.evidence, _ENOUGH)),
         time_to_first_token="" if known.promptest is None else _render_seconds(known.promptest),
         time_per_output_token="" if known.quickest is None else _render_seconds(known.quickest),
+        whole_answer="" if known.briefest is None else _render(known.briefest),
     )
     if before is None:
         return learnt
@@ -129,6 +130,7 @@ def recall_knowledge(learnt: LearntStatus | None, *, basis: str, ready: int, now
             evidence=min(_ENOUGH, parse_duration(learnt.evidence)),
             promptest=parse_duration(learnt.time_to_first_token) if learnt.time_to_first_token else None,
             quickest=parse_duration(learnt.time_per_output_token) if learnt.time_per_output_token else None,
+            briefest=float(learnt.whole_answer) if learnt.whole_answer else None,
         )
     except ValueError:
         return None
@@ -138,7 +140,7 @@ def doubt(known: Knowledge | None) -> Knowledge | None:
     """What was learnt of pods that are being replaced by others: a first guess, until these have been seen."""
     if known is None:
         return None
-    return replace(known, evidence=min(known.evidence, _DOUBTED), promptest=None, quickest=None)
+    return replace(known, evidence=min(known.evidence, _DOUBTED), promptest=None, quickest=None, briefest=None)
 
 
 def is_wake(text: str) -> bool:

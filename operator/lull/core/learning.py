@@ -2,8 +2,10 @@
 
 How busy a replica is shows in three ways, each a share of what the SLO allows: the speed at which it writes, which
 falls in proportion to load (1/time per token is linear in it); its KV cache; and the share of time in which it has
-prompts to read, on which the wait for a first token depends as in any queue. The highest of them, and the requests
-that it finishes meanwhile, tell how many requests a second it carries when it is just not too busy: its capacity.
+prompts to read, on which the wait for a first token depends as in any queue. Of answers that do not stream only the
+whole time is seen, waits included: with load it grows as if the replica were shared among its requests, which is how
+busy it is then. The highest of them, and the requests that it finishes meanwhile, tell how many requests a second it
+carries when it is just not too busy: its capacity.
 Where every replica always has prompts to read it is saturated, and what it finishes then is its capacity and a bit.
 
 Arrivals over capacity are the replicas that are needed, times a margin for what comes while a replica starts. The
@@ -135,6 +137,8 @@ class Knowledge:
     """Best time per token."""
     promptest: float | None = None
     """Best time to the first token."""
+    briefest: float | None = None
+    """Best time of answers that do not stream, as a share of what the SLO allows."""
     busyness: float = 0.0
     """Of a replica, where 1 is as busy as the SLO allows."""
     capacity: float = 0.0
@@ -270,6 +274,7 @@ def _watch(known: Knowledge, service: Service, scene: Scene, objective: Objectiv
         kv_usage=_blend(known.kv_usage, service.kv_usage or 0.0, seconds, _BUSY, known.age),
         quickest=_find_best(known.quickest, per_token, fade),
         promptest=_find_best(known.promptest, first_token, fade),
+        briefest=_find_best(known.briefest, service.whole, fade),
     )
     return replace(known, busyness=max(_list_busyness(known, objective)))
 
@@ -293,6 +298,11 @@ def _list_busyness(known: Knowledge, objective: Objective) -> list[float]:
         wait = max(first_token - known.promptest, 0.02 * objective.first_token) * objective.tail
         odds = room * share / max(wait * (1 - share), 1e-9)
         found.append(share / min(_MOST_READING, max(_LEAST_READING, odds / (1 + odds))))
+    whole = known.service.whole
+    if whole and known.briefest and not (per_token or first_token):
+        best = _UNSEEN * known.briefest
+        target = max(1 / objective.tail**_TAIL, 1.5 * known.briefest)
+        found.append(max(0.0, 1 - best / whole) / (1 - best / target))
     return found
 
 
@@ -332,6 +342,8 @@ def _steer(known: Knowledge, met: int, missed: int, scene: Scene, objective: Obj
 
 def _can_be_met(known: Knowledge, objective: Objective) -> bool:
     """Whether replicas were seen to be faster than they have to be: no number of slower ones would do."""
+    if known.briefest is not None and known.promptest is None:
+        return known.briefest < _EASILY
     return (
         known.quickest is not None
         and known.promptest is not None

@@ -11,8 +11,7 @@ from lull.api.placement import CapacityType
 from lull.api.reasons import ConditionType
 from lull.core.manifests.capacity import CAPACITY_LABELS
 from lull.core.nodes import find_capacity_type
-from lull.core.replicas import is_asleep
-from lull.core.status import is_ready
+from lull.core.replicas import is_asleep, is_ready
 from lull.core.troubles import find_trouble
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ def build_overview(manifest: Manifest, pods: Iterable[Manifest], nodes: Mapping[
     except InvalidSpec as error:
         return _unreadable(manifest, str(error))
     status = deployment.status
-    conditions = {condition.type: condition for condition in status.conditions}
-    ready = conditions.get(ConditionType.READY)
+    ready = status.find_condition(ConditionType.READY)
     views = [(pod, _view_pod(pod, nodes)) for pod in sorted(pods, key=lambda pod: pod["metadata"]["name"])]
     return Overview(
         namespace=deployment.key.namespace,

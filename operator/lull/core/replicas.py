@@ -58,10 +58,10 @@ def find_condition(pod: Manifest, kind: str) -> Manifest | None:
 
 def condition_time(pod: Manifest, kind: str) -> float | None:
     """When a condition of a pod became true, or None where it is not."""
-    for condition in (pod.get("status") or {}).get("conditions") or ():
-        if condition["type"] == kind and condition["status"] == "True":
-            return parse_timestamp(condition["lastTransitionTime"]) if condition.get("lastTransitionTime") else 0.0
-    return None
+    condition = find_condition(pod, kind)
+    if condition is None or condition["status"] != "True":
+        return None
+    return parse_timestamp(condition["lastTransitionTime"]) if condition.get("lastTransitionTime") else 0.0
 
 
 def pool_of(manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from lull.api import names
+from lull.api.addresses import render_origin
 from lull.api.llmdeployment import Key
 from lull.core.affinity import Work
 from lull.core.reading import Reading
@@ -70,7 +71,7 @@ class Endpoint:
 
     @property
     def origin(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return render_origin(self.host, self.port)
 
 
 @dataclass(slots=True)

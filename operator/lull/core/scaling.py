@@ -18,9 +18,11 @@ from lull.api.quantities import parse_duration, render_duration
 from lull.api.reasons import ScalingReason
 from lull.api.scaling import ScalingMode
 from lull.core.learning import Knowledge, Need, Objective, Scene, find_need, learn
+from lull.core.loading import LONGEST, NONE_UNMADE, Unmade, count_stuck, find_patience, follow_unmade
 from lull.core.pacing import Change, Pace, build_pace, find_least, find_most
 from lull.core.placement import find_capacity
 from lull.core.schedules import Floor, find_floor
+from lull.core.signals import find_latest
 
 if TYPE_CHECKING:
     from lull.api.scaling import ScheduleSpec
@@ -60,6 +62,8 @@ class Policy:
     ahead: Ahead | None = None
     """What earlier days ask for."""
     is_shadow: bool = False
+    patience: float = LONGEST
+    """Seconds after which a replica that is not ready is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,20 @@ class ReplicaCounts:
     """Replicas on their way: asked for or created, and not ready."""
     ready_at: float | None
     """When the youngest ready replica became ready."""
-    loading_since: float | None = None
-    """When the youngest loading replica was created; None where none is, or nobody knows."""
+    made_at: tuple[float, ...] = ()
+    """When those of the loading replicas that have pods got them."""
+    stuck: int = 0
+    """Replicas that were on their way for too long: they are not ready, and not among those that load."""
+
+    @property
+    def loading_since(self) -> float | None:
+        """When the youngest loading replica was created; None where none is, or nobody knows."""
+        return max(self.made_at, default=None)
+
+    @property
+    def paid(self) -> int:
+        """Replicas that cost: what is there does, be it more than was asked for."""
+        return max(self.asked, self.ready + self.loading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +112,7 @@ class History:
     changes: tuple[Change, ...]
     """Decisions that the policies of `behavior` may still count."""
     knowledge: Knowledge | None = None
+    unmade: Unmade = NONE_UNMADE
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,8 @@ class Decision:
     """What demand asks for within the bounds, whatever time and pace make of it; None where it is not known."""
     least: int | None = None
     most: int | None = None
+    stuck: int = 0
+    """Replicas that were on their way for too long, and count for nothing."""
     """The bounds; None where somebody else decides."""
 
 
@@ -177,6 +196,7 @@ def build_policy(
         cap=cap,
         ahead=ahead,
         is_shadow=scaling.mode is ScalingMode.SHADOW,
+        patience=find_patience(cold_start),
     )
 
 
@@ -196,6 +216,14 @@ def decide(
     if policy.is_shadow:
         return _shadow(policy, demand, replicas, history=history, now=now, wall=wall)
     known = history or begin(replicas, now)
+    known, replicas = _leave_out_stuck(policy, replicas, known, now)
+    decision = _decide(policy, demand, replicas, known, now=now, wall=wall)
+    return replace(decision, stuck=replicas.stuck)
+
+
+def _decide(
+    policy: Policy, demand: Demand | None, replicas: ReplicaCounts, known: History, *, now: float, wall: float
+) -> Decision:
     if policy.manual is not None:
         return _obey(policy, policy.manual, replicas, known)
     bounds = _find_bounds(policy, wall)
@@ -204,7 +232,9 @@ def decide(
 
     known = replace(
         known,
-        last_request_at=now if demand.is_any else _find_latest(known.last_request_at, demand, policy.woken_at),
+        last_request_at=now
+        if demand.is_any
+        else find_latest(known.last_request_at, demand.last_request_at, policy.woken_at),
         knowledge=_learn(policy, demand, replicas, known, now),
     )
     idle = _is_idle(policy, demand, replicas, known, now)
@@ -301,6 +331,15 @@ def begin(replicas: ReplicaCounts, now: float, *, knowledge: Knowledge | None = 
     return History(now, last_request_at=None, peaks=start, troughs=start, changes=(), knowledge=knowledge)
 
 
+def _leave_out_stuck(
+    policy: Policy, replicas: ReplicaCounts, history: History, now: float
+) -> tuple[History, ReplicaCounts]:
+    """What has been on its way for too long is no capacity to come, and keeps nothing from going."""
+    unmade = follow_unmade(history.unmade, max(0, replicas.loading - len(replicas.made_at)), now)
+    stuck = min(replicas.loading, count_stuck(replicas.made_at, unmade, patience=policy.patience, now=now))
+    return replace(history, unmade=unmade), replace(replicas, loading=replicas.loading - stuck, stuck=stuck)
+
+
 def _learn(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> Knowledge | None:
     # What only some gateways say is neither all that arrived nor all that was answered.
     if policy.objective is None or demand.service is None or not demand.complete:
@@ -317,11 +356,13 @@ def _wish(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: Hist
         scene = Scene(now, replicas.ready, demand.held)
         need = find_need(knowledge, scene, cold_start=policy.cold_start)
         if need is not None:
-            up = _round_up(need.now)
+            # What came past the gateways and goes on for long is in no rate yet.
+            beyond = ceil(demand.waiting / policy.target_in_flight)
+            up = max(_round_up(need.now), beyond)
             if knowledge.busyness > 1 and not replicas.loading:
                 # Whatever was learnt, replicas are too busy at present.
                 up = max(up, replicas.ready + 1)
-            return _Wish(up, min(up, _round_up(need.lasting)), need)
+            return _Wish(up, min(up, max(_round_up(need.lasting), beyond)), need)
         if knowledge.is_rough:
             # They have too much to do, however little the target makes of it.
             carried = max(carried, replicas.ready + replicas.loading)
@@ -355,11 +396,6 @@ def _is_woken(policy: Policy, replicas: ReplicaCounts, now: float) -> bool:
     """Whether nothing runs and somebody asked for that to change of late, as a request would have."""
     is_of_late = policy.woken_at is not None and now - policy.woken_at < policy.idle_after
     return is_of_late and replicas.asked == 0 and not policy.scale_up.is_disabled
-
-
-def _find_latest(known: float | None, demand: Demand, woken_at: float | None) -> float | None:
-    """When somebody last asked for anything."""
-    return max((at for at in (known, demand.last_request_at, woken_at) if at is not None), default=None)
 
 
 def _is_idle(policy: Policy, demand: Demand, replicas: ReplicaCounts, history: History, now: float) -> bool:
@@ -542,6 +578,8 @@ def _describe_replicas(policy: Policy, replicas: ReplicaCounts, chosen: int, now
     """What there is once the decision is carried out, and about when all of it is ready."""
     more = max(0, chosen - replicas.asked)
     said = f"{replicas.ready} ready, {replicas.loading + more} loading"
+    if replicas.stuck:
+        said += f", {replicas.stuck} not ready for {render_duration(policy.patience)}"
     since = now if more else replicas.loading_since
     if policy.cold_start is None or since is None or not replicas.loading + more:
         return said

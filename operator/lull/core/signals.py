@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -28,6 +28,8 @@ class ModelService:
     first_token: Mapping[int, int]
     """Times of the last minute, by bucket (`core.latencies`), as the next."""
     per_token: Mapping[int, int]
+    whole: Mapping[int, int] = field(default_factory=dict)
+    """Of answers that did not stream: shares of the time that the SLO allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Service:
     first_token: float | None = None
     """90th percentile of the last minute, in seconds, as the next."""
     per_token: float | None = None
+    whole: float | None = None
+    """Of answers that did not stream, likewise: the time that one took, as a share of what the SLO allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +137,15 @@ def sum_demand(key: Key, samples: Iterable[Sample | None], *, now: float, stale_
         held=sum(model.held for model in models),
         in_flight=sum(model.in_flight for model in models),
         waiting=0,
-        last_request_at=max((at for model in models if (at := model.last_request_at) is not None), default=None),
+        last_request_at=find_latest(*(model.last_request_at for model in models)),
         complete=len(fresh) == len(known),
         service=_sum_service(models, epoch=_find_epoch(fresh)),
     )
+
+
+def find_latest(*times: float | None) -> float | None:
+    """The last of those times that are known."""
+    return max((at for at in times if at is not None), default=None)
 
 
 def _sum_service(models: Collection[ModelDemand], *, epoch: str) -> Service | None:
@@ -153,6 +162,7 @@ def _sum_service(models: Collection[ModelDemand], *, epoch: str) -> Service | No
         reading=join_shares(service.reading for service in services),
         first_token=find_percentile(add_counts(service.first_token for service in services), _PERCENTILE),
         per_token=find_percentile(add_counts(service.per_token for service in services), _PERCENTILE),
+        whole=find_percentile(add_counts(service.whole for service in services), _PERCENTILE),
     )
 
 
@@ -187,14 +197,15 @@ class _Service(BaseModel):
     reading: Annotated[float | None, Field(ge=0, le=1)] = None
     first_token: Annotated[_Latencies, Field(alias="firstToken")] = {}
     per_token: Annotated[_Latencies, Field(alias="perToken")] = {}
+    whole: _Latencies = {}
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    held: Annotated[int, Field(ge=0)]
-    in_flight: Annotated[int, Field(ge=0, alias="inFlight")]
-    arrived: Annotated[int, Field(ge=0)]
+    held: _Count
+    in_flight: Annotated[_Count, Field(alias="inFlight")]
+    arrived: _Count
     since_last: Annotated[float | None, Field(ge=0, alias="sinceLast")] = None
     service: _Service | None = None
 
@@ -203,7 +214,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     boot: str
-    sequence: Annotated[int, Field(ge=0)]
+    sequence: _Count
     models: dict[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], _Model]
 
 
@@ -215,6 +226,7 @@ def _build_service(service: _Service) -> ModelService:
         reading=service.reading,
         first_token=service.first_token,
         per_token=service.per_token,
+        whole=service.whole,
     )
 
 

@@ -11,7 +11,6 @@ operator that dies between two steps, and an engine that restarts, change nothin
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import TYPE_CHECKING, Final
@@ -20,9 +19,11 @@ from lull.api import names
 from lull.api.quantities import parse_duration
 from lull.api.scaling import ScalingMode
 from lull.api.timestamps import parse_timestamp, render_timestamp
+from lull.core.enginemetrics import parse_metrics
 from lull.core.replicas import exists, find_condition, is_asleep, is_ready
 from lull.core.routing import parse_endpoint
 from lull.core.schedules import find_floor
+from lull.core.signals import find_latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,8 +40,12 @@ SLEEP_SECONDS: Final = 60.0
 WAKE_SECONDS: Final = 120.0
 RELOAD_SECONDS: Final = 1800.0
 """Weights are read again, from whatever they were read from when the engine started."""
+WAKE_TRIES: Final = 5
+WAKE_TRYING_SECONDS: Final = 30.0
+"""From the first of the tries: what ails an engine for a moment is over by then."""
+REPLACE_SECONDS: Final = 60.0
+"""Between two pods of an LLMDeployment that are replaced: they may all have caught the same."""
 
-_GAUGES: Final = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}\n]*\})? +(\S+)", re.MULTILINE)
 _LEVELS: Final = {"Level1": 1, "Level2": 2}
 
 
@@ -59,6 +64,7 @@ class Quiet:
     """For how long nothing has happened, on the clock of `now`."""
 
     last_request_at: float | None
+    """When somebody last asked for anything, be it by `lull wake`."""
     since: float
     """When somebody began to look."""
     ready_at: float | None
@@ -92,6 +98,15 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Tries:
+    """How often an engine was told to wake up, and did not."""
+
+    count: int
+    since: float
+    """When it was for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spare:
     """Mark the pod, so that gateways spare it."""
 
@@ -120,21 +135,22 @@ def choose_rest(spec: LLMDeploymentSpec, demand: Demand | None, quiet: Quiet, *,
     """What is wanted: all replicas of an LLMDeployment sleep and wake together.
 
     A demand that is not known whole puts nobody to sleep, and neither does a start of the operator, which has not
-    looked on for long enough; no more do they wake anybody.
+    looked on for long enough; no more do they wake anybody for whom nobody has asked of late.
     """
     sleep = spec.scaling.sleep
     if sleep is None or spec.scaling.mode is ScalingMode.SHADOW:
         return Rest.AWAKE
-    if demand is None:
-        return Rest.STAY
-    if demand.is_any or find_floor(tuple(spec.scaling.schedules), wall) is not None:
+    if (demand is not None and demand.is_any) or find_floor(tuple(spec.scaling.schedules), wall) is not None:
         # Replicas that a schedule asks for are there to answer at once.
         return Rest.AWAKE
     after = parse_duration(sleep.after)
-    asked = max((at for at in (quiet.last_request_at, demand.last_request_at) if at is not None), default=None)
+    last = None if demand is None else demand.last_request_at
+    asked = find_latest(quiet.last_request_at, last)
     if asked is not None and now - asked < after:
         # A request that came and left wakes as well.
         return Rest.AWAKE
+    if demand is None:
+        return Rest.STAY
     seen_since = max(quiet.since if asked is None else asked, quiet.ready_at or quiet.since)
     is_quiet = demand.complete and now - seen_since >= after
     return Rest.ASLEEP if is_quiet else Rest.STAY
@@ -163,6 +179,11 @@ def plan_step(sleeper: Sleeper, state: State, rest: Rest, *, level: int, wall: f
             return Return()
         case _:
             return None
+
+
+def is_hopeless(tries: Tries, now: float) -> bool:
+    """Whether an engine will not wake up any more, so that its pod is to be replaced."""
+    return tries.count >= WAKE_TRIES and now - tries.since >= WAKE_TRYING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +217,7 @@ def list_wake_up(level: int) -> tuple[Call, ...]:
 def parse_sleepers(pods: Iterable[Manifest]) -> tuple[Sleeper, ...]:
     """Engines of pods that are ready, by their kubelets' word."""
     return tuple(
-        Sleeper(endpoint.uid, endpoint.pod, f"http://{_host(endpoint.host)}:{endpoint.port}", parse_mark(pod))
+        Sleeper(endpoint.uid, endpoint.pod, endpoint.origin, parse_mark(pod))
         for pod in pods
         if exists(pod) and is_ready(pod) and (endpoint := parse_endpoint(pod)) is not None
     )
@@ -237,16 +258,9 @@ def parse_sleeping(content: bytes) -> bool:
 
 def parse_busy(content: bytes) -> bool:
     """Whether an engine's `/metrics` tell of requests in it; ValueError where they do not tell."""
-    counts = _GAUGES.findall(content.decode(errors="replace"))
-    if not counts:
-        raise ValueError("its metrics say nothing about requests")
-    return any(float(count) > 0 for count in counts)
+    return parse_metrics(content).load > 0
 
 
 def _is_settled(mark: Mark, wall: float) -> bool:
     # A clock that was set back leaves nobody between awake and asleep.
     return not 0 <= wall - mark.at < SETTLE_SECONDS
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

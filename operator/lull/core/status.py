@@ -13,7 +13,7 @@ from lull.api.timestamps import render_timestamp
 from lull.core.coldstart import measure_cold_start
 from lull.core.nodes import UNCHECKED, NodeCheck
 from lull.core.remedies import REMEDIES
-from lull.core.replicas import count, count_pools, exists, find_unready, is_ready, pool_of
+from lull.core.replicas import count, count_pools, exists, find_unready, pool_of
 from lull.core.troubles import Case, Trouble, find_trouble
 from lull.core.verdicts import Findings, Verdict, advise, judge
 from lull.core.views import AdapterView, Problem, ScalingView
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lull.core.observed import Observed
     from lull.core.replicas import Counts
 
-__all__ = ["REMEDIES", "AdapterView", "Problem", "ScalingView", "is_ready", "summarize", "summarize_unreadable"]
+__all__ = ["REMEDIES", "AdapterView", "Problem", "ScalingView", "summarize", "summarize_unreadable"]
 
 _DEVICES: Final = {
     Vendor.NVIDIA: "NVIDIA GPU",
@@ -176,7 +176,7 @@ def _summarize_spot(spec: LLMDeploymentSpec, observed: Observed) -> str:
 
 
 def _date(verdict: Verdict, deployment: LLMDeployment, now: float) -> Condition:
-    earlier = next((condition for condition in deployment.status.conditions if condition.type == verdict.type), None)
+    earlier = deployment.status.find_condition(verdict.type)
     return Condition(
         type=verdict.type.value,
         status=verdict.status,

@@ -45,9 +45,13 @@ class ScaledReason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
     AT_BUDGET = "AtBudget"
     """More replicas are wanted than `scaling.budget` pays for."""
+    STUCK = "ReplicaStuck"
+    """A replica that is on its way for too long keeps others from going no more."""
     ASLEEP = "Asleep"
     WOKEN = "Woken"
     WAKE_FAILED = "WakeFailed"
+    REPLACED = "Replaced"
+    """A pod whose engine would not wake up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,8 @@ class ServiceCounts:
     """Answers that were too late, and requests that were refused for want of capacity."""
     first_token: Latencies = field(default_factory=Latencies)
     per_token: Latencies = field(default_factory=Latencies)
+    whole: Latencies = field(default_factory=Latencies)
+    """Of answers that did not stream: not seconds, but shares of what `spec.slo` allows."""
 
 
 @dataclass(slots=True)

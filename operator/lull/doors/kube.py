@@ -494,8 +494,8 @@ def _path(resource: Resource, namespace: str | None, name: str | None = None) ->
 
 def _failure(status: int, content: bytes) -> Exception:
     try:
-        message = orjson.loads(content).get("message", "")
-    except orjson.JSONDecodeError:
+        message = orjson.loads(content)["message"]
+    except (orjson.JSONDecodeError, TypeError, KeyError):
         message = content[:200].decode("utf-8", "replace")
     if status == 410:
         return Gone(message)
@@ -507,7 +507,10 @@ def _failure(status: int, content: bytes) -> Exception:
 
 
 class _transient:  # noqa: N801  reads as the block that it is
-    """Turn time-outs and lost connections inside the block into Transient."""
+    """Turn time-outs, lost connections and what is not the API server's JSON into Transient.
+
+    A proxy in front of it has pages of its own, and a connection that breaks may leave half of an object.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -516,7 +519,7 @@ class _transient:  # noqa: N801  reads as the block that it is
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, aiohttp.ClientError | TimeoutError | OSError):
+        if isinstance(error, aiohttp.ClientError | TimeoutError | OSError | orjson.JSONDecodeError):
             raise Transient(f"{self._what}: {type(error).__name__} {error}") from error
 
 

@@ -50,8 +50,8 @@ ASLEEP_REPLICAS: Final = Gauge(
 )
 SLEEP_STEPS: Final = Counter(
     "lull_sleep_steps_total",
-    "Steps with engines into and out of sleep, by step (spare, fallasleep, wakeup, return) and result (ok, refused, "
-    "unreachable).",
+    "Steps with engines into and out of sleep, by step (spare, fallasleep, wakeup, return, and replace, of the pod of one "
+    "that would not wake up) and result (ok, refused, unreachable).",
     ["step", "result"],
 )
 WAKE_SECONDS: Final = Histogram(
@@ -70,8 +70,9 @@ DEMAND_COMPLETE: Final = Gauge(
 )
 SCALING_REPLICAS: Final = Gauge(
     "lull_scaling_replicas",
-    "Replicas in the last decision: asked, ready and loading before it; wanted by demand within the bounds; least and "
-    "most that may be; scheduled by a schedule that lasts, and budget, the most that is paid for.",
+    "Replicas in the last decision: asked, ready and loading before it, and stuck, those of the loading ones that have "
+    "been for too long; wanted by demand within the bounds; least and most that may be; scheduled by a schedule that "
+    "lasts, and budget, the most that is paid for.",
     ["namespace", "name", "of"],
 )
 SCALING_REASON: Final = Gauge(

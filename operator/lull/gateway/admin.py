@@ -125,4 +125,5 @@ def _describe_service(gateway: Gateway, key: Key, now: float) -> dict[str, Any]:
         "reading": None if reading is None else round(reading, 4),
         "firstToken": service.first_token.count(now=now),
         "perToken": service.per_token.count(now=now),
+        "whole": service.whole.count(now=now),
     }

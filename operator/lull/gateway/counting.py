@@ -121,9 +121,10 @@ def _judge(service: ServiceCounts, exchange: Exchange) -> None:
             is_met = is_met and seconds <= limits.slo_per_token
     elif usage is not None or exchange.path in POOLING_PATHS:
         # When it began nobody saw, so all of it may take as long as all of a stream. How quick an engine writes it
-        # does not tell: most of its time may have been the wait for its turn.
-        allowed = limits.slo_first_token + after_first * limits.slo_per_token
-        is_met = now - exchange.arrived_at <= allowed
+        # does not tell: most of its time may have been the wait for its turn. All of it together does.
+        share = (now - exchange.arrived_at) / (limits.slo_first_token + after_first * limits.slo_per_token)
+        service.whole.add(share, now=now)
+        is_met = share <= 1
     else:
         return
     if is_met:

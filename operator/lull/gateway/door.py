@@ -35,6 +35,8 @@ LINGER_SECONDS: Final = 2.0
 """A client that is still sending is listened to for so long, for it to read its answer before the line is cut."""
 STALL_SECONDS: Final = 120.0
 """A client that reads nothing for so long is gone."""
+PARTING_SECONDS: Final = 0.5
+"""A connection on which nothing is under way is kept for so long when the door closes: a request may be on its way."""
 SWEEP_SECONDS: Final = 0.25
 
 MAX_TARGET_BYTES: Final = 8 * 1024
@@ -116,6 +118,7 @@ class Door:
         self.leave = leave
         self.sweep = sweep
         self.clients: set[Client] = set()
+        self.is_closed = False
         self.date = b""
         self.outbox = Outbox()
         self._prefix = secrets.token_hex(6)
@@ -134,7 +137,8 @@ class Door:
             self._servers.append(server)
 
     def close(self) -> None:
-        """Take no new connections, and end those on which nothing is under way."""
+        """Take no new connections, and end those that are there as soon as nothing is under way on them."""
+        self.is_closed = True
         for server in self._servers:
             server.close()
         for client in tuple(self.clients):
@@ -253,6 +257,9 @@ class Client:
         self.transport.set_write_buffer_limits(high=WRITE_BYTES)
         self.due = clock.monotonic() + KEEP_ALIVE_SECONDS
         self.door.clients.add(self)
+        if self.door.is_closed:
+            # It was on its way in.
+            self.retire()
         if len(self.door.clients) > self.door.gateway.settings.max_connections:
             self.transport.abort()
 
@@ -383,9 +390,12 @@ class Client:
     def answered(self, *, closing: bool) -> None:
         """The request that is under way has its answer."""
         self._exchange = None
-        if closing or self._closing:
+        if closing:
             self._hang_up()
             return
+        if self._closing:
+            # The answer began before that was so, and its client has not been told.
+            self._part_soon()
         if self._is_serving:
             return
         if self._queue and not self.is_full:
@@ -403,10 +413,9 @@ class Client:
     # What the door calls.
 
     def retire(self) -> None:
-        """Close as soon as nothing is under way."""
+        """Close with the next answer, or soon where there is none to give."""
         self._closing = True
-        if self._exchange is None and not self._queue and not self._is_begun:
-            self._hang_up()
+        self._part_soon()
 
     def expire(self) -> None:
         """The client has taken too long."""
@@ -554,6 +563,13 @@ class Client:
         target = self._target
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, head, rest))
+
+    def _part_soon(self) -> None:
+        asyncio.get_running_loop().call_later(PARTING_SECONDS, self._part)
+
+    def _part(self) -> None:
+        if self._exchange is None and not self._queue and not self._is_begun and not self._is_lingering:
+            self._hang_up()
 
     def _hang_up(self) -> None:
         if self._is_gone:

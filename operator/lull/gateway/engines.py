@@ -305,7 +305,11 @@ class Engines:
         except OSError as error:
             reading.unreachable(str(error))
             return
-        reading.connected(connection)
+        if connection.is_usable:
+            reading.connected(connection)
+        else:
+            # Nobody would be told: its end came before anybody had it.
+            reading.unreachable("the engine closed the connection at once")
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)

@@ -58,7 +58,7 @@ class Lines:
             priority=0 if api_key is None else api_key.priority,
         )
         for ticket in arrival.displaced:
-            self._call_soon(self._on_refused, self._held.pop(ticket.number), self._displaced())
+            self._call_soon(self._refuse, ticket, self._held.pop(ticket.number), self._displaced())
         if arrival.verdict is Verdict.HOLD:
             self._hold(arrival.ticket, exchange)
         if arrival.verdict is not Verdict.ADMIT:
@@ -97,12 +97,12 @@ class Lines:
         if not self._admission.is_holding(key):
             return
         for ticket in self._admission.release(key, free=lambda adapter: self._free(key, adapter)):
-            self._call_soon(self._on_go, self._held.pop(ticket.number))
+            self._call_soon(self._let_go, ticket, self._held.pop(ticket.number))
 
     def turn_away(self, key: Key, refusal: Callable[[], Refusal], *, adapter: str | None = None) -> None:
         """Refuse everything that waits for a model, or for one adapter of it."""
         for ticket in self._admission.empty(key, None if adapter is None else (adapter,)):
-            self._call_soon(self._on_refused, self._held.pop(ticket.number), refusal())
+            self._call_soon(self._refuse, ticket, self._held.pop(ticket.number), refusal())
 
     def forget(self, key: Key) -> None:
         """Drop the count of a model that is gone, once nothing of it is left here."""
@@ -129,6 +129,15 @@ class Lines:
         """Return once a request found no capacity after that point."""
         while self._admission.sequence <= sequence:
             await self._rung.wait()
+
+    def _let_go(self, ticket: Ticket, exchange: Exchange) -> None:
+        # Its time may have been over in the turn between, and another model have taken it on.
+        if exchange.ticket is ticket:
+            self._on_go(exchange)
+
+    def _refuse(self, ticket: Ticket, exchange: Exchange, refusal: Refusal) -> None:
+        if exchange.ticket is ticket:
+            self._on_refused(exchange, refusal)
 
     def _hold(self, ticket: Ticket, exchange: Exchange) -> None:
         self._held[ticket.number] = exchange

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES: Final = 1 << 20
 """An answer of known length up to this is read before any of it is sent: an engine's death then costs a retry only."""
+KEPT_BYTES: Final = 64 * 1024
+"""Comments that may come before the first event."""
 TAIL_BYTES: Final = 4096
 LINGER_SECONDS: Final = 0.25
 """After the last event of a stream, so long for the engine to end it, for the connection to be used again."""
@@ -334,6 +336,8 @@ class Relay:
                 return False
         elif not passage.begun:
             self._kept += passage.whole
+            if len(self._kept) > KEPT_BYTES:
+                self._fail(Failure.BROKEN, "comments without end before the first event")
             return False
         self._begin(is_event_stream=True)
         return True

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from lull.api import names
+from lull.api.addresses import render_origin
 from lull.core.documents import render_finding
 from lull.core.keys import Keyring
 from lull.core.routing import Endpoint
@@ -99,11 +100,7 @@ class Cluster:
             group.create_task(self._watch_keys(gateway))
             if self.scope is None:
                 # Nodes are the cluster's: who serves one namespace does not see them.
-                group.create_task(
-                    kube.reflect(
-                        self.connection, kube.NODES, directory.record_node, trim=trimming.trim, is_optional=True
-                    )
-                )
+                group.create_task(kube.reflect(self.connection, kube.NODES, directory.record_node, trim=trimming.trim))
 
     async def _watch_keys(self, gateway: Gateway) -> None:
         from lull.gateway import keystore  # noqa: PLC0415  as in connect()
@@ -283,8 +280,7 @@ class Checks:
 
     @asynccontextmanager
     async def _get(self, host: str, address: Address, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        literal = f"[{host}]" if ":" in host else host
-        url = f"http://{literal}:{address.port}{path}"
+        url = f"{render_origin(host, address.port)}{path}"
         async with (
             self.slots,
             self.session.get(url, headers={"Host": address.netloc}, allow_redirects=False) as response,

@@ -317,7 +317,7 @@ def _add_service(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: one[name] + other[name] for name in ("finished", "met", "missed")},
         "reading": join_shares((one["reading"], other["reading"])),
-        **{name: add_counts((one[name], other[name])) for name in ("firstToken", "perToken")},
+        **{name: add_counts((one[name], other[name])) for name in ("firstToken", "perToken", "whole")},
     }
 
 

@@ -286,6 +286,29 @@ async def test_idle_replicas_are_to_sleep_and_those_that_sleep_are_to_wake_befor
         assert decision.message.endswith("0 ready, 3 loading")
 
 
+@pytest.mark.parametrize(("beside", "rest"), [({}, Rest.AWAKE), ({"replicas": 1}, Rest.STAY)])
+async def test_an_annotation_wakes_what_sleeps_though_no_gateway_is_heard(beside: dict[str, Any], rest: Rest) -> None:
+    async with scaling(minReplicas=1, sleep={"after": "10s"}, beside=beside) as scene:
+        await scene.server.put(DEPLOYMENTS, workload(1))
+        await scene.server.remove(SLICES, "g")
+        await scene.server.put(PODS, pod("a", age=600))
+        async with asyncio.timeout(30):
+            while scene.collector.sum_demand(KEY, clock.monotonic()) is not None:  # noqa: ASYNC110  the fakes tell nobody
+                await asyncio.sleep(0.01)
+        await scene.autoscaler.scale(KEY)
+        assert scene.autoscaler.find_rest(KEY) is Rest.STAY
+
+        present = scene.server.objects[LLMDEPLOYMENTS]["m"]
+        metadata = {**present["metadata"], "annotations": {"lull.dev/wake": "2026-11-21T14:02:11Z"}}
+        woken = await scene.server.put(LLMDEPLOYMENTS, {**present, "metadata": metadata})
+        async with asyncio.timeout(30):
+            while scene.store.find_manifest(KEY) != woken:  # noqa: ASYNC110  likewise
+                await asyncio.sleep(0.01)
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.autoscaler.find_rest(KEY) is rest
+
+
 async def test_shadow_records_what_it_would_do_and_writes_nothing_else() -> None:
     async with scaling(mode="Shadow", target={"inFlight": 1}) as scene:
         await scene.server.put(DEPLOYMENTS, workload(1))
@@ -344,6 +367,32 @@ async def test_a_pod_that_has_ended_does_not_count_as_loading() -> None:
         await scene.autoscaler.scale(KEY)
 
         assert scene.scaled_to() == [0]
+
+
+async def test_a_replica_that_never_becomes_ready_keeps_the_others_only_for_so_long() -> None:
+    async with scaling(idleAfter="1s") as scene:
+        await scene.server.put(DEPLOYMENTS, workload(2))
+        await scene.server.put(PODS, pod("serving", age=9000))
+        await scene.server.put(PODS, pod("crashing", age=7000, ready=False))
+        await scene.gateway.change(str(KEY), since_last=60)
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+        assert scene.scaled_to() == []
+        assert scene.recorded() == []
+
+        await scene.server.put(PODS, pod("crashing", age=7300, ready=False))
+        await scene.settle()
+        await scene.autoscaler.scale(KEY)
+
+        assert scene.scaled_to() == [0]
+        words = "1 replica has not become ready within 2h: scaling down does not wait for that."
+        view = scene.autoscaler.view(stored(manifest(name="m")))
+        assert view.message.endswith(words)
+        assert view.decisions[0].message == ("2 → 0: no request for 1s; 1 ready, 0 loading, 1 not ready for 2h")
+        scaled, stuck = scene.recorded()
+        assert scaled.reason is ScaledReason.SCALED_TO_ZERO
+        assert (stuck.reason, stuck.warning) == (ScaledReason.STUCK, True)
+        assert stuck.message == f"{words} WorkloadsReady says what is wrong."
 
 
 async def test_takes_over_the_workload_of_every_pool() -> None:

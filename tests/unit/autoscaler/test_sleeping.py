@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from images.enginesim.options import parse_options
@@ -17,14 +18,14 @@ from lull.api.llmdeployment import Key, Manifest
 from lull.autoscaler.sleeping import Sleepers
 from lull.core.sleeping import Mark, Rest, build_conditions, parse_busy, parse_mark
 from lull.doors import clock, http
-from lull.doors.events import Recorder
+from lull.doors.events import Recorder, ScaledReason
 from lull.doors.kube import Conflict
 from lull.doors.store import Store
 from tests.fakes.apiserver import FakeApiServer, connect_kube, serve_apiserver
 from tests.manifests import UID, manifest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 KEY = Key("default", "m")
 LLMDEPLOYMENTS = "/apis/lull.dev/v1alpha1/namespaces/default/llmdeployments"
@@ -76,6 +77,30 @@ class Engine:
         return {**pod, "status": {**pod["status"], "conditions": build_conditions(pod, mark, wall=mark.at)}}
 
 
+class Stubborn(Engine):
+    """An engine that sleeps and refuses to wake up, until it is persuaded."""
+
+    is_persuaded = False
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/is_sleeping", self._answer)
+        app.router.add_post("/wake_up", self._refuse)
+        self.server = TestServer(app, host="127.0.0.1")
+        await self.server.start_server()
+        self.port = self.server.port
+
+    async def stop(self) -> None:
+        assert self.server is not None
+        await self.server.close()
+
+    async def _answer(self, _: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": True})
+
+    async def _refuse(self, _: web.Request) -> web.Response:
+        return web.Response() if self.is_persuaded else web.Response(status=500, text="CUDA error")
+
+
 @dataclass
 class Scene:
     api: FakeApiServer
@@ -83,7 +108,10 @@ class Scene:
     sleepers: Sleepers
     client: http.Http
     engines: list[Engine]
+    recorder: Recorder
     rest: Rest = Rest.STAY
+    later: float = 0.0
+    """Seconds by which the clock is ahead."""
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     async def wait(self) -> None:
@@ -109,6 +137,20 @@ class Scene:
         answer = await self.client.ask(method, f"http://127.0.0.1:{engine.port}{path}", query=query, deadline=30)
         return answer.content
 
+    async def refuse(self, times: int) -> None:
+        """Tell all engines to wake up so often, a few seconds apart."""
+        for _ in range(times):
+            self.later += 8.0
+            await self.settle(Rest.AWAKE)
+
+    def pods(self) -> set[str]:
+        return set(self.api.objects[PODS])
+
+    def recorded(self) -> list[Any]:
+        """What there is to say in Events, and was not said yet."""
+        news = self.recorder._news
+        return [news.get_nowait() for _ in range(news.qsize())]
+
     async def is_asleep(self, engine: Engine) -> bool:
         return b"true" in await self.ask(engine, "GET", "/is_sleeping")
 
@@ -117,13 +159,13 @@ class Scene:
 
 
 @asynccontextmanager
-async def sleeping(*marks: Mark | None, **sleep: object) -> AsyncIterator[Scene]:
-    """An LLMDeployment with an engine for each mark, all awake."""
+async def sleeping(*marks: Mark | None, make: Callable[[], Engine] = Engine, **sleep: object) -> AsyncIterator[Scene]:
+    """An LLMDeployment with an engine for each mark, all awake unless made otherwise."""
     async with AsyncExitStack() as stack:
         api, url = await stack.enter_async_context(serve_apiserver())
         kube = await stack.enter_async_context(connect_kube(url))
         client = await stack.enter_async_context(http.connect())
-        engines = [Engine() for _ in marks]
+        engines = [make() for _ in marks]
         for engine, mark in zip(engines, marks, strict=True):
             await engine.start()
             stack.push_async_callback(engine.stop)
@@ -131,11 +173,12 @@ async def sleeping(*marks: Mark | None, **sleep: object) -> AsyncIterator[Scene]
         written = manifest(name="m", scaling={"sleep": sleep})
         await api.put(LLMDEPLOYMENTS, {**written, "metadata": {**written["metadata"], "uid": UID}})
         store = Store()
-        sleepers = Sleepers(
-            kube, client, store=store, recorder=Recorder(kube, "operator-a"), find_rest=lambda _: scene.rest
-        )
-        scene = Scene(api, store, sleepers, client, engines)
+        recorder = Recorder(kube, "operator-a")
+        sleepers = Sleepers(kube, client, store=store, recorder=recorder, find_rest=lambda _: scene.rest)
+        scene = Scene(api, store, sleepers, client, engines, recorder)
         watch = asyncio.ensure_future(store.run(kube, namespace="default", on_alive=lambda _: None))
+        patch, monotonic = stack.enter_context(pytest.MonkeyPatch.context()), clock.monotonic
+        patch.setattr(clock, "monotonic", lambda: monotonic() + scene.later)
         try:
             await scene.wait()
             yield scene
@@ -232,6 +275,46 @@ async def test_an_engine_that_somebody_put_to_sleep_is_marked_and_woken() -> Non
 
         assert not await scene.is_asleep(engine)
         assert scene.mark(engine) is None
+
+
+async def test_the_pod_of_an_engine_that_refuses_to_wake_up_is_replaced() -> None:
+    async with sleeping(marked(), make=Stubborn) as scene:
+        await scene.refuse(4)
+        assert len(scene.pods()) == 1
+        assert {one.reason for one in scene.recorded()} == {ScaledReason.WAKE_FAILED}
+
+        await scene.refuse(1)
+
+        assert scene.pods() == set()
+        replaced = scene.recorded()[-1]
+        assert (replaced.reason, replaced.warning) == (ScaledReason.REPLACED, True)
+        assert "did not wake up in 5 tries and is replaced: POST /wake_up is answered 500" in replaced.message
+
+
+async def test_engines_that_refuse_together_are_replaced_one_after_the_other() -> None:
+    async with sleeping(marked(), marked(), marked(), make=Stubborn) as scene:
+        await scene.refuse(5)
+        assert len(scene.pods()) == 2
+        await scene.refuse(7)
+        assert len(scene.pods()) == 2
+
+        await scene.refuse(1)
+
+        assert len(scene.pods()) == 1
+
+
+async def test_refusals_before_a_wake_up_that_went_well_do_not_count() -> None:
+    async with sleeping(marked(), make=Stubborn) as scene:
+        (engine,) = scene.engines
+        assert isinstance(engine, Stubborn)
+        await scene.refuse(4)
+        engine.is_persuaded = True
+        await scene.refuse(1)
+        engine.is_persuaded = False
+
+        await scene.refuse(4)
+
+        assert len(scene.pods()) == 1
 
 
 async def test_without_the_field_what_sleeps_is_woken_and_then_left_alone() -> None:

@@ -67,6 +67,17 @@ def test_says_the_same_as_json(folder: Path) -> None:
     assert ample["scaling"]["minReplicas"] == 3
 
 
+def test_says_that_sleep_mode_is_not_simulated(folder: Path) -> None:
+    (folder / "sleepy.yaml").write_text("minReplicas: 1\nsleep: {level: 1}\n")
+
+    told = simulate(folder, policies=("sleepy.yaml", "ample.yaml")).stdout
+    sleepy, ample = ask(folder, policies=("sleepy.yaml", "ample.yaml"))["policies"]
+
+    assert "sleepy: scaling.sleep is not simulated: replicas stay awake, which costs as many GPU-hours" in told
+    assert "ample: scaling.sleep" not in told
+    assert (sleepy["notSimulated"], ample["notSimulated"]) == (["scaling.sleep"], [])
+
+
 def test_a_seed_repeats_what_is_random(folder: Path) -> None:
     random = ("--cold-start", "20s-200s", "--spot-lifetime", "3m", "--spot-notice", "30s")
 

@@ -77,6 +77,10 @@ class TestWish:
     def test_nothing_changes_while_no_gateway_is_heard(self) -> None:
         assert rest(None) is Rest.STAY
 
+    def test_whoever_asked_of_late_wakes_them_though_no_gateway_is_heard(self) -> None:
+        assert rest(None, last=NOW - 119) is Rest.AWAKE
+        assert rest(None, last=NOW - 120) is Rest.STAY
+
     def test_nobody_falls_asleep_while_a_gateway_is_not_heard(self) -> None:
         assert rest(demand(last=NOW - 600, complete=False)) is Rest.STAY
         assert rest(demand(held=1, complete=False)) is Rest.AWAKE
@@ -85,6 +89,7 @@ class TestWish:
         schedule = {"cron": "* * * * *", "duration": "1h", "minReplicas": 1}
 
         assert rest(demand(last=NOW - 600), schedules=[schedule]) is Rest.AWAKE
+        assert rest(None, schedules=[schedule]) is Rest.AWAKE
 
     def test_shadow_puts_nobody_to_sleep(self) -> None:
         assert rest(demand(last=NOW - 600), mode="Shadow") is Rest.AWAKE

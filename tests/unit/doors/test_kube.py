@@ -61,6 +61,27 @@ async def test_a_list_after_the_watch_tells_what_the_watch_kept_to_itself() -> N
         assert event.object["metadata"]["resourceVersion"] == str(server.version)
 
 
+@pytest.mark.parametrize("page", ["<html>The cluster is being upgraded.</html>\n", '{"type": "ADDED", "obj\n'])
+async def test_what_a_proxy_says_for_the_api_server_is_waited_out(page: str) -> None:
+    seen: asyncio.Queue[WatchEvent] = asyncio.Queue()
+    async with serve_apiserver() as (server, url), connect_kube(url) as kube:
+        reflecting = asyncio.ensure_future(reflect(kube, PODS, seen.put))
+        async with asyncio.timeout(5):
+            while not server.watches:  # noqa: ASYNC110  the fake API server's count
+                await asyncio.sleep(0.005)
+        server.page = page
+        await server.cut()
+        await asyncio.sleep(0.3)
+        server.page = ""
+
+        await server.put(PODS_PATH, {"metadata": {"namespace": "default", "name": "p"}})
+
+        async with asyncio.timeout(10):
+            event = await seen.get()
+        reflecting.cancel()
+        assert (event.type, event.object["metadata"]["name"]) == ("ADDED", "p")
+
+
 async def test_ends_where_an_optional_kind_is_not_there() -> None:
     async with serve_apiserver() as (server, url), connect_kube(url) as kube:
         server.refused[PODS_PATH] = 404

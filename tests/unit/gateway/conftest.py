@@ -186,6 +186,8 @@ def running(tmp_path: Path) -> Any:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             group.create_task(serve(settings, Cluster(connection, settings.scope), stop=world.stop))
             stack.callback(world.stop.set)
+            # Idle connections would keep the gateway for a moment.
+            stack.push_async_callback(session.close)
             if synced:
                 await world.wait_ready()
             yield world

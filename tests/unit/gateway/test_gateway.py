@@ -532,6 +532,20 @@ class TestRetrying:
 
         assert ask.result() == (200, b"".join(CHUNKS))
 
+    async def test_comments_without_end_before_the_first_event_are_not_kept(self, world: World) -> None:
+        async def chatter(request: web.BaseRequest) -> web.StreamResponse:
+            return await stream(request, *[b": " + b"x" * 32_768 + b"\n\n"] * 32, *CHUNKS)
+
+        world.add_model()
+        await world.wait_listed()
+        bad = await world.add_engine(chatter, pod="bad")
+        async with asyncio.TaskGroup() as group:
+            ask = group.create_task(world.ask(stream=True))
+            await world.until(lambda: bad.received)
+            await world.add_engine(pod="good")
+
+        assert ask.result() == (200, b"".join(CHUNKS))
+
     async def test_the_only_engine_dies_and_the_request_waits_for_its_successor(self, world: World) -> None:
         world.add_model()
         gate = Gate()
@@ -901,6 +915,32 @@ class TestOperating:
             assert status == 503
             assert b'"stopping"' in body
             assert flying.result()[0] == 200
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_what_is_on_its_way_when_the_door_closes_is_answered(self, running: Any, *, stream: bool) -> None:
+        async with running(drain_seconds=5) as world:
+            world.add_model()
+            gate = Gate()
+            await world.add_engine(gate)
+            await world.wait_listed()
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port)
+            body = b'{"model": "llama", "prompt": "x", "stream": %s}' % (b"true" if stream else b"false")
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            writer.write(head + body)
+            await gate.entered.wait()
+            gate.opened.set()
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+
+            world.stop.set()
+            for _ in range(20):
+                # Turns of the event loop in which the door closes: a time could be too short, or too long.
+                await asyncio.sleep(0)
+            writer.write(head + body)
+            rest = await reader.read()
+
+            assert b"200 OK" in rest
+            assert b"connection: close" in rest
+            writer.close()
 
     async def test_a_stopping_gateway_still_serves_and_closes_its_connections(self, running: Any) -> None:
         async with running(lame_duck_seconds=0.5) as world:

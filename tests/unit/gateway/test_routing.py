@@ -103,6 +103,20 @@ async def test_a_node_that_stays_after_all_is_used_again(world: World) -> None:
             await world.ask()
 
 
+async def test_nodes_that_may_not_be_read_for_a_moment_are_read_again(world: World) -> None:
+    world.add_model()
+    leaving = await world.add_engine(pod="pod-1", node="node-1")
+    await world.add_engine(pod="pod-2", node="node-2")
+    await world.wait_listed()
+    # An API server that starts answers 403 until it has read its roles.
+    world.kube.forbid("nodes")
+    world.put_node("node-1", unschedulable=True)
+    await world.ask()
+    world.kube.permit("nodes")
+
+    await until_spared(world, leaving)
+
+
 async def test_where_all_nodes_go_they_are_used(world: World) -> None:
     world.add_model()
     world.put_node("node-1", "ToBeDeletedByClusterAutoscaler")

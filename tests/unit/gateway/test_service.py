@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from lull.api.llmdeployment import Key, parse_llmdeployment
-from lull.core.latencies import find_percentile
+from lull.core.latencies import find_bucket, find_percentile
 from lull.core.learning import Scene, find_need
 from lull.core.scaling import Decision, ReplicaCounts, build_policy, decide
 from lull.core.signals import ModelService, Sample, parse_sample, sum_demand
@@ -122,7 +122,9 @@ async def test_a_whole_answer_may_take_as_long_as_its_tokens_in_a_stream(world: 
     service = await tell(world)
 
     assert verdict(service) == (1, met, 1 - met)
-    # What it took is no time of a token: an engine may be quick, and have many waiting.
+    # What it took is no time of a token: an engine may be quick, and have many waiting. Of what it might take it is a part.
+    (bucket,) = service.whole
+    assert (bucket < find_bucket(1.0)) == bool(met)
     assert not service.first_token
     assert not service.per_token
 

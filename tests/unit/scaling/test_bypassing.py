@@ -208,6 +208,72 @@ def test_remembers_a_bounded_past() -> None:
     assert [one.at for one in remember((look(0.0),), look(91.0))] == [91.0]
 
 
+def follow(*looks: Look) -> tuple[Look, ...]:
+    """As a scraper remembers them, one after the other."""
+    known: tuple[Look, ...] = ()
+    for one in looks:
+        known = remember(known, one)
+    return known
+
+
+def test_what_engines_answered_and_no_gateway_had_has_arrived_and_is_finished() -> None:
+    looks = follow(
+        *(look(5.0 * n, busy(9, tokens=n, answered=40 * n), gateways=said(1, finished=10 * n)) for n in range(20))
+    )
+
+    now, halfway, later = (merge(*looks, demand=said(1, finished=190), now=at).service for at in (95.0, 97.5, 105.0))
+
+    assert now is not None
+    assert halfway is not None
+    assert later is not None
+    beyond = later.arrived - 190
+    # Of 30 in 5 s, less what may be a difference in counting, and at first less than that.
+    assert 450 <= beyond <= 30 * 19
+    assert later.finished == later.arrived
+    assert now.arrived < halfway.arrived < later.arrived
+    assert now.epoch == later.epoch != "a"
+
+
+def test_where_gateways_had_all_of_it_nothing_is_added() -> None:
+    looks = follow(
+        *(look(5.0 * n, busy(9, tokens=n, answered=40 * n), gateways=said(1, finished=40 * n)) for n in range(20))
+    )
+
+    assert merge(*looks, demand=said(1, finished=760)).service == Service(
+        arrived=760, finished=760, epoch="a", queued=0
+    )
+
+
+def test_looks_after_a_time_without_any_count_from_nothing_and_say_so() -> None:
+    first = follow(*(look(5.0 * n, busy(9, answered=40 * n), gateways=said(1, finished=0)) for n in range(4)))
+    again = follow(*(look(500 + 5.0 * n, busy(9, answered=40 * n), gateways=said(1, finished=0)) for n in range(4)))
+    demand = said(1, finished=0)
+
+    one, other = merge(*first, demand=demand).service, merge(*again, demand=demand).service
+
+    assert one is not None
+    assert other is not None
+    assert one.arrived == other.arrived > 0
+    assert one.epoch != other.epoch
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90), st.floats(0.1, 4)), min_size=2, max_size=60))
+def test_what_came_past_the_gateways_only_grows_and_is_no_more_than_engines_answered(
+    seen: list[tuple[int, int, float]],
+) -> None:
+    looks: tuple[Look, ...] = ()
+    at, answered, finished, arrived = 0.0, 0, 0, 0
+    for more_answered, more_finished, pause in seen:
+        at, answered, finished = at + pause, answered + more_answered, finished + more_finished
+        looks = remember(looks, look(at, busy(1, answered=answered), gateways=said(1, finished=finished)))
+        for now in (at, at + pause / 2, at + 2 * pause):
+            service = merge(*looks, demand=said(1, finished=0), now=now).service if len(looks) > 1 else None
+            if service is not None:
+                assert service.arrived >= arrived
+                arrived = service.arrived
+    assert arrived <= answered
+
+
 numbers = st.integers(0, 50)
 looks_at = st.lists(st.tuples(numbers, numbers, numbers, st.booleans(), st.booleans()), min_size=2, max_size=20)
 

@@ -37,6 +37,7 @@ KNOWN = Knowledge(
     peak=7.123456,
     quickest=0.0213,
     promptest=0.2,
+    briefest=0.0317,
     capacity=2.41379,
     evidence=4000.0,
     margin=0.312,
@@ -109,6 +110,7 @@ def test_says_what_was_learnt_for_people() -> None:
         "evidence": "5m",
         "timeToFirstToken": "200ms",
         "timePerOutputToken": "21.3ms",
+        "wholeAnswer": "0.0317",
     }
 
 
@@ -139,6 +141,7 @@ def test_takes_up_what_was_learnt_of_the_same_pods_only() -> None:
     assert known.is_known
     assert (known.capacity, known.margin, known.peak) == (2.41, 0.31, 7.12)
     assert known.quickest == pytest.approx(0.0213)
+    assert known.briefest == pytest.approx(0.0317)
     assert (known.slow, known.age) == (0.0, 0.0)
     assert recall_knowledge(learnt, basis="other", ready=2, now=10.0) is None
     assert recall_knowledge(learnt.model_copy(update={"peak": "high"}), basis="abc", ready=2, now=10.0) is None
@@ -160,6 +163,7 @@ def test_doubts_what_was_learnt_of_pods_that_are_replaced() -> None:
     assert doubted is not None
     assert doubted.is_known
     assert (doubted.evidence, doubted.quickest, doubted.capacity) == (30.0, None, KNOWN.capacity)
+    assert doubted.briefest is None
     assert doubt(None) is None
 
 

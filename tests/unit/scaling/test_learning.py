@@ -55,6 +55,27 @@ def test_the_busiest_of_three_resources_decides() -> None:
     assert slow.busyness > 0.9
 
 
+def whole(busy: float, *, alone: float = 0.1) -> Service:
+    """Nothing streams: what a replica that is shared among its requests takes, over what it takes for one."""
+    return Service(arrived=0, finished=0, queued=0, kv_usage=0.05, whole=alone / (1 - busy))
+
+
+@pytest.mark.parametrize("alone", [0.01, 0.1, 0.2])
+def test_answers_that_do_not_stream_tell_how_busy_a_replica_is(alone: float) -> None:
+    quiet = watch(whole(0.05, alone=alone), rate=0.1)
+    busy = watch(whole(0.6, alone=alone), rate=2.0, known=quiet, seconds=900)
+
+    assert not quiet.is_known
+    assert busy.is_known
+    # One replica of two carries what keeps it as busy as the SLO allows.
+    most = 1 - alone
+    assert busy.capacity == pytest.approx(1.0 / 0.6 * most, rel=0.25)
+
+
+def test_streams_tell_more_than_answers_that_do_not() -> None:
+    assert watch(replace(EASY, whole=0.9), rate=2.0).busyness == watch(EASY, rate=2.0).busyness
+
+
 def test_knows_nothing_of_an_idle_model() -> None:
     known = watch(replace(EASY, kv_usage=0.0, reading=0.0, first_token=None, per_token=None), rate=0.0)
 

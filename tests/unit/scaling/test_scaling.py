@@ -13,6 +13,7 @@ from lull.api.spec import LLMDeploymentSpec
 from lull.core.budget import Cap
 from lull.core.forecast import Ahead
 from lull.core.learning import Objective
+from lull.core.loading import find_patience
 from lull.core.pacing import Pace
 from lull.core.scaling import History, Policy, ReplicaCounts, build_policy, decide
 from lull.core.signals import Demand, Service
@@ -116,6 +117,39 @@ def test_keeps_loading_replicas_when_demand_falls() -> None:
     decision = decide(HASTY, asked(in_flight=1), loading, history=None, now=1000.0, wall=0.0)
 
     assert (decision.replicas, decision.reason) == (3, ScalingReason.LOADING)
+
+
+def test_what_has_loaded_for_too_long_keeps_nothing_from_going() -> None:
+    quick = replace(HASTY, cold_start=35.0, patience=find_patience(35.0))
+    loading = ReplicaCounts(asked=4, ready=1, loading=3, ready_at=0.0, made_at=(0.0, 100.0))
+
+    early = decide(quick, asked(in_flight=1), loading, history=None, now=1000.0, wall=0.0)
+    # One of them is younger, and the third has no pod since 1000.
+    later = decide(quick, asked(in_flight=1), loading, history=early.history, now=1850.0, wall=0.0)
+    late = decide(quick, asked(in_flight=1), loading, history=later.history, now=2800.0, wall=0.0)
+
+    assert (early.replicas, early.reason, early.stuck) == (4, ScalingReason.LOADING, 0)
+    assert (later.replicas, later.reason, later.stuck) == (4, ScalingReason.LOADING, 1)
+    assert (late.replicas, late.reason, late.stuck) == (1, ScalingReason.LOAD_BELOW_TARGET, 3)
+    assert late.message.endswith("; 1 ready, 0 loading, 3 not ready for 30m")
+
+
+def test_a_replica_that_is_asked_for_anew_is_waited_for_as_long() -> None:
+    stuck = ReplicaCounts(asked=1, ready=0, loading=1, ready_at=None)
+    first = decide(POLICY, asked(held=40), stuck, history=None, now=0.0, wall=0.0)
+
+    both = replace(stuck, asked=2, loading=2)
+    second = decide(POLICY, asked(held=40), both, history=first.history, now=7000.0, wall=0.0)
+    early = decide(POLICY, asked(), both, history=second.history, now=14199.0, wall=0.0)
+    late = decide(POLICY, asked(), both, history=early.history, now=14200.0, wall=0.0)
+
+    assert (early.replicas, early.reason) == (2, ScalingReason.LOADING)
+    assert (late.replicas, late.reason) == (0, ScalingReason.IDLE)
+
+
+@pytest.mark.parametrize(("cold_start", "patience"), [(None, 7200), (1, 1800), (600, 3600), (86400, 7200)])
+def test_the_last_cold_start_says_how_long_the_next_may_take(cold_start: float | None, patience: float) -> None:
+    assert find_patience(cold_start) == patience
 
 
 def test_does_not_go_down_on_what_only_some_gateways_say() -> None:
@@ -365,6 +399,18 @@ def test_scales_by_what_replicas_were_seen_to_carry() -> None:
     assert "requests/s per replica, of which" in decision.message
 
 
+def test_what_came_past_the_gateways_counts_though_it_is_known_what_replicas_carry() -> None:
+    history, service = carry(4.0, kv_usage=0.85, ready_count=4)
+    hasty = replace(LEARNING, scale_down=Pace(0.0, SelectPolicy.MAX, ()))
+
+    for second in range(300, 900):
+        load = replace(asked(), waiting=70, service=service)
+        decision = decide(hasty, load, ready(4), history=history, now=float(second), wall=0.0)
+        history = decision.history
+
+    assert (decision.replicas, decision.reason) == (3, ScalingReason.LOAD_BELOW_TARGET)
+
+
 @pytest.mark.parametrize(("seconds", "held"), [(300, 0), (1, 5)])
 def test_sleeps_once_idle_whatever_was_learnt(seconds: int, held: int) -> None:
     """Neither the load of the last hour nor a wait of the last minute makes idleAfter longer."""
@@ -460,7 +506,7 @@ def test_a_wake_stays_within_bounds(demand: Demand | None) -> None:
 
 def test_says_about_when_what_loads_is_ready() -> None:
     quick = replace(POLICY, cold_start=35.0)
-    loading = ReplicaCounts(asked=2, ready=1, loading=1, ready_at=0.0, loading_since=90.0)
+    loading = ReplicaCounts(asked=2, ready=1, loading=1, ready_at=0.0, made_at=(90.0,))
 
     more = decide(quick, asked(in_flight=90), loading, history=None, now=100.0, wall=0.0)
     same = decide(quick, asked(in_flight=60), loading, history=None, now=100.0, wall=0.0)

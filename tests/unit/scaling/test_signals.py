@@ -74,7 +74,9 @@ def test_news_is_an_arrival_or_more_held(earlier: Sample | None, later: Sample, 
 
 def test_adds_up_how_requests_fare() -> None:
     one = sample(arrived=12, service=service(firstToken={"79": 9}, perToken={"60": 3}))
-    other = sample(boot="b", arrived=3, service=service(finished=2, reading=None, firstToken={"95": 1, "79": 1}))
+    other = sample(
+        boot="b", arrived=3, service=service(finished=2, reading=None, firstToken={"95": 1, "79": 1}, whole={"79": 1})
+    )
 
     heard = hear(one, other)
 
@@ -83,6 +85,7 @@ def test_adds_up_how_requests_fare() -> None:
     assert heard.reading == pytest.approx(0.5)
     assert heard.first_token == pytest.approx(0.1, rel=0.1)
     assert heard.per_token is not None
+    assert heard.whole == pytest.approx(0.1, rel=0.1)
     # Those who scrape engines say it.
     assert (heard.queued, heard.kv_usage) == (None, None)
 

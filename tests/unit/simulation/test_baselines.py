@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,22 +11,8 @@ from hypothesis import strategies as st
 from bench.autoscaling.aibrix import Apa, decide
 from bench.autoscaling.hpa import MILLI, SYNC, Hpa, Keda, SloLoop, propose_for_pods
 from bench.autoscaling.knative import Kpa
-from lull.core.simulation.fleet import Scaler, View
-
-
-def make_view(now: float = 0.0, *, asked: int = 1, waiting: int = 0, running: int = 0, **seen: Any) -> View:
-    nothing = {field.name: 0 for field in fields(View)}
-    known = {
-        "ready": asked,
-        "kv_usage": (0.0,) * asked,
-        "queue_by_replica": (0,) * asked,
-        "ttft_p90": None,
-        "tpot_p90": None,
-        "cold_start": None,
-        **seen,
-    }
-    counts = {"waiting": waiting, "running": running, "in_flight": waiting + running}
-    return View(**{**nothing, **known, **counts, "now": now, "wall": now, "asked": asked})
+from lull.core.simulation.fleet import Scaler
+from tests.fakes.views import make_view
 
 
 def follow(scaler: Scaler, asked: int, seconds: float, **seen: Any) -> list[int]:

@@ -11,7 +11,7 @@ from bench.autoscaling.contest import CLAIRVOYANT, FAMILIES, LULL, STATIC, Arena
 from bench.autoscaling.plans import Needed, Planned, build_plan, count_needed, measure_work
 from bench.autoscaling.scenario import find_rate
 from bench.autoscaling.traces import list_loads, make_llmd, make_square, read_servegen
-from tests.unit.simulation.test_baselines import make_view
+from tests.fakes.views import make_view
 
 
 def count_at(plan: Planned, at: float) -> int:

@@ -6,38 +6,15 @@ from dataclasses import replace
 
 from lull.api.reasons import ScalingReason
 from lull.core.forecast import DAY, STEP, Series
-from lull.core.simulation.fleet import MONDAY, Options, Request, View, simulate
+from lull.core.simulation.fleet import MONDAY, Options, Request, simulate
 from lull.core.simulation.foresight import Past
 from lull.core.simulation.policies import parse_policy
 from lull.core.simulation.scalers import LullScaler
+from tests.fakes.views import make_view
 from tests.unit.simulation.models import linear
 
 MODEL = linear(max_num_seqs=40)
-NOTHING = View(
-    now=0.0,
-    wall=MONDAY,
-    asked=0,
-    ready=0,
-    loading=0,
-    ready_at=None,
-    held=0,
-    waiting=0,
-    running=0,
-    in_flight=0,
-    arrived=0,
-    finished=0,
-    met=0,
-    missed=0,
-    tokens_held=0,
-    prompt_tokens_waiting=0,
-    output_tokens_outstanding_estimate=0,
-    kv_usage=(),
-    queue_by_replica=(),
-    reading_by_replica=(),
-    ttft_p90=None,
-    tpot_p90=None,
-    cold_start=None,
-)
+NOTHING = make_view(wall=MONDAY, asked=0)
 
 
 def scaler(policy: str, *, poll_delay: float = 0.0, price: float | None = None) -> LullScaler:

@@ -8,7 +8,7 @@ sparsity), one direction of the link to a peer. Facts carry no copyright.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -80,6 +80,24 @@ class GpuFacts:
     labels: tuple[str, ...] = ()
     """As NVIDIA's GPU feature discovery names it."""
 
+
+_DEEPSEEK_V3: Final = ModelFacts(
+    "deepseek-ai/DeepSeek-V3",
+    61,
+    7168,
+    128,
+    128,
+    192,
+    18432,
+    129280,
+    671e9,
+    36.63e9,
+    experts=256,
+    experts_per_token=8,
+    expert_parameters=653.9e9,
+    latent=576,
+    quantization="fp8",
+)
 
 MODELS: Final = (
     ModelFacts("meta-llama/Llama-3.2-1B-Instruct", 16, 2048, 32, 8, 64, 8192, 128256, 1.236e9, 1.236e9),
@@ -161,40 +179,8 @@ MODELS: Final = (
         experts_per_token=2,
         expert_parameters=135.3e9,
     ),
-    ModelFacts(
-        "deepseek-ai/DeepSeek-V3",
-        61,
-        7168,
-        128,
-        128,
-        192,
-        18432,
-        129280,
-        671e9,
-        36.63e9,
-        experts=256,
-        experts_per_token=8,
-        expert_parameters=653.9e9,
-        latent=576,
-        quantization="fp8",
-    ),
-    ModelFacts(
-        "deepseek-ai/DeepSeek-R1",
-        61,
-        7168,
-        128,
-        128,
-        192,
-        18432,
-        129280,
-        671e9,
-        36.63e9,
-        experts=256,
-        experts_per_token=8,
-        expert_parameters=653.9e9,
-        latent=576,
-        quantization="fp8",
-    ),
+    _DEEPSEEK_V3,
+    replace(_DEEPSEEK_V3, name="deepseek-ai/DeepSeek-R1"),
     ModelFacts(
         "moonshotai/Kimi-K2-Instruct",
         61,

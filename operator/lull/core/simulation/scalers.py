@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lull.api.reasons import ScalingReason
     from lull.api.spec import LLMDeploymentSpec
     from lull.core.budget import Spending
-    from lull.core.scaling import History
+    from lull.core.scaling import History, Policy
     from lull.core.simulation.fleet import View
     from lull.core.simulation.foresight import Past
 
@@ -56,7 +56,7 @@ class LullScaler:
         """The last of them, oldest first."""
         self._spec = spec
         self._price = price
-        self._policy = replace(build_policy(spec), is_shadow=False)
+        self._policy = _build_policy(spec)
         self._spending: Spending | None = None
         forecast = spec.scaling.forecast
         self._foresight = (
@@ -82,7 +82,7 @@ class LullScaler:
     def _follow(self, view: View) -> None:
         """Keep what the policy takes from outside the spec."""
         if view.cold_start != self._policy.cold_start:
-            self._policy = replace(build_policy(self._spec, cold_start=view.cold_start), is_shadow=False)
+            self._policy = _build_policy(self._spec, cold_start=view.cold_start)
         budget, price = self._spec.scaling.budget, self._price
         if budget is not None and price is not None:
             self._spending = spend(self._spending, view.asked, price=price, wall=view.wall)
@@ -125,3 +125,7 @@ class LullScaler:
             self._heard.popleft()
         at, demand = self._heard[0]
         return demand if at <= known else None
+
+
+def _build_policy(spec: LLMDeploymentSpec, *, cold_start: float | None = None) -> Policy:
+    return replace(build_policy(spec, cold_start=cold_start), is_shadow=False)
