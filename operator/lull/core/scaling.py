@@ -129,9 +129,9 @@ class Decision:
     """What demand asks for within the bounds, whatever time and pace make of it; None where it is not known."""
     least: int | None = None
     most: int | None = None
+    """The bounds; None where somebody else decides."""
     stuck: int = 0
     """Replicas that were on their way for too long, and count for nothing."""
-    """The bounds; None where somebody else decides."""
 
 
 @dataclass(frozen=True, slots=True)
