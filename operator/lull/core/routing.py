@@ -31,7 +31,7 @@ HORIZON: Final = 262_144.0
 SHORTEST_HORIZON: Final = 16_384.0
 LONGEST_HORIZON: Final = 4_194_304.0
 """At 256 tokens a block and 80 bytes for each, 1.3 MB of memory here for an endpoint."""
-ACCURACY: Final = 0.75
+ACCURACY: Final = 0.70
 """Share of the tokens expected in caches that should be there: with more, too little is remembered here."""
 HASTE: Final = 0.25
 TELLING_TOKENS: Final = 4096
