@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 
 from e2e.cluster.tools import build_stores
+from tests.fakes.ports import free_port
 
 READY_SECONDS = 30.0
 
@@ -93,12 +93,6 @@ def push_manifest(client: httpx.Client, repository: str, tag: str, manifest: dic
 
 def find_digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from lull.doors import serving
 from lull.doors.kube import LLMDEPLOYMENTS, Kube
 from lull.fetcher.adapters import Wanted
 from lull.fetcher.shelf import Shelf
+from tests.fakes.ports import free_port
 from tests.integration.test_operator import running, until
 from tests.manifests import manifest
 from tests.unit.fetcher.test_adapters import write
-from tests.unit.residence.conftest import Pod, free_port
+from tests.unit.residence.conftest import Pod
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from lull.doors.serving import Answer, Call, serve
 from lull.fetcher.adapters import Wanted
 from lull.fetcher.failures import DiskFull, Failed, NotFound, Unreachable
 from lull.fetcher.shelf import MAX_ADAPTERS, Shelf
+from tests.fakes.ports import free_port
 from tests.unit.fetcher.test_adapters import write
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ async def test_there_is_an_end_to_how_many_it_takes(tmp_path: Path) -> None:
 async def test_it_speaks_http(tmp_path: Path) -> None:
     async with (
         running(tmp_path, Store()) as sidecar,
-        serve(sidecar.shelf.answer, port := _free_port()),
+        serve(sidecar.shelf.answer, port := free_port()),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
         assert (await client.put("/adapters/a-1", json={"name": "x", "source": SOURCE})).status_code == 202
@@ -266,10 +266,3 @@ async def test_it_speaks_http(tmp_path: Path) -> None:
         assert [one["id"] for one in listed] == ["a-1"]
         assert (await client.put("/adapters/a-2", content=b"x" * (2 << 20))).status_code == 413
         assert (await client.delete("/adapters/a-1")).status_code == 200
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

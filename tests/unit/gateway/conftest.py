@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +16,7 @@ from lull.gateway.sources import Cluster
 from lull.settings import GatewaySettings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
+from tests.fakes.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -199,10 +199,3 @@ def running(tmp_path: Path) -> Any:
 async def world(running: Any) -> AsyncIterator[World]:
     async with running() as world:
         yield world
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,7 +15,7 @@ from lull.gateway.config import InvalidConfig
 from lull.gateway.server import serve
 from lull.gateway.sources import FileSource
 from tests.fakes.engine import FakeEngine, Gate
-from tests.unit.gateway.conftest import free_port
+from tests.fakes.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

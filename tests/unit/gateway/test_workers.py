@@ -20,7 +20,7 @@ from lull.gateway import workers
 from lull.gateway.workers import count_workers, merge_demand, parse_cpu_max, supervise
 from lull.settings import GatewaySettings
 from tests.fakes.engine import FakeEngine
-from tests.unit.gateway.conftest import free_port
+from tests.fakes.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

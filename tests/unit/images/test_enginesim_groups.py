@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from aiohttp import ClientConnectionError, ClientSession
 from images.enginesim import groups
 from images.enginesim.groups import Place, joining, leading
 from images.enginesim.options import parse_options
+from tests.fakes.ports import free_port
 
 _ROOT = Path(__file__).parents[3]
 
@@ -32,18 +32,18 @@ def test_takes_vllms_flags_for_several_nodes() -> None:
 
 async def test_a_leader_gives_up_on_a_member_that_stays_away() -> None:
     with pytest.raises(TimeoutError):
-        async with leading(Place(nodes=2, port=_free_port(), timeout=0.05), lambda: None):
+        async with leading(Place(nodes=2, port=free_port(), timeout=0.05), lambda: None):
             pass
 
 
 async def test_a_member_gives_up_on_a_leader_that_never_comes() -> None:
     with pytest.raises(TimeoutError):
-        async with joining(Place(nodes=2, rank=1, port=_free_port(), timeout=0.05)):
+        async with joining(Place(nodes=2, rank=1, port=free_port(), timeout=0.05)):
             pass
 
 
 async def test_a_member_that_comes_back_before_the_group_is_whole_is_no_loss() -> None:
-    place = Place(nodes=3, port=_free_port(), timeout=5)
+    place = Place(nodes=3, port=free_port(), timeout=5)
     lost: list[bool] = []
 
     leader = asyncio.create_task(_lead_until_whole(place, lost))
@@ -99,7 +99,7 @@ async def _join_for_good(place: Place) -> None:
 
 @asynccontextmanager
 async def _pair() -> AsyncIterator[tuple[Process, Process, str]]:
-    port, master_port = _free_port(), _free_port()
+    port, master_port = free_port(), free_port()
     common = ["sim", "--host", "127.0.0.1", "--nnodes", "2", "--master-port", str(master_port)]
     leader = await _start([*common, "--port", str(port), "--node-rank", "0", "--sim-death-delay", "0.1"])
     member = await _start([*common, "--node-rank", "1", "--headless"])
@@ -131,9 +131,3 @@ async def _until_healthy(client: ClientSession) -> None:
             pass
         await asyncio.sleep(0.05)
     raise AssertionError("the pair did not start")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from lull.fetcher.failures import NotFound
 from lull.fetcher.shelf import Shelf
 from lull.residence.loop import Residence
 from tests.fakes.apiserver import FakeApiServer, connect_kube, serve_apiserver
+from tests.fakes.ports import free_port
 from tests.manifests import UID, manifest
 from tests.unit.fetcher.test_adapters import write
 
@@ -186,12 +186,6 @@ async def open_scene(folder: Path) -> AsyncIterator[Scene]:
         conflicts: dict[str, str] = {}
         residence = Residence(client, store=store, find_conflicts=lambda _: conflicts, on_change=told.append)
         yield Scene(server, store, residence, folder, stack, told=told, conflicts=conflicts)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 def _container(name: str, port: str, number: int) -> dict[str, Any]:
