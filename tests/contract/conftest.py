@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from e2e.images import ROOT, Settings, running
 from images.tiny import make_adapters, make_model
+from tests.fakes.ports import free_port
 
 _START_SECONDS = 600
 _PAUSE = 0.25
@@ -95,7 +95,7 @@ def pair(start: Starter) -> Iterator[Pair]:
 
 @contextmanager
 def _real(models: Path, flags: list[str], log: Path) -> Iterator[Engine]:
-    port = _free_port()
+    port = free_port()
     arguments = ["/contract/model", "--port", str(port), *_FLAGS, *flags]
     settings = Settings(_ENVIRONMENT, {models: "/contract"})
     with running("engine-cpu", arguments, settings, log) as process:
@@ -104,7 +104,7 @@ def _real(models: Path, flags: list[str], log: Path) -> Iterator[Engine]:
 
 @contextmanager
 def _sim(models: Path, flags: list[str], log: Path) -> Iterator[Engine]:
-    port = _free_port()
+    port = free_port()
     arguments = [str(models / "model"), "--port", str(port), *_FLAGS, *flags, "--sim-decode-tps", "300"]
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -145,9 +145,3 @@ def port_of(engine: Engine) -> int:
     port = engine.client.base_url.port
     assert port is not None
     return port
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

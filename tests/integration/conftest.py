@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import socket
 import ssl
 import subprocess
 import time
@@ -20,6 +19,7 @@ import yaml
 from e2e.cluster.pki import Identity, write_pki
 from e2e.cluster.tools import build_toolbox
 from lull.doors.kube import Kube, connect
+from tests.fakes.ports import free_port
 
 READY_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def start_apiserver(folder: Path, *flags: str) -> Iterator[ApiServer]:
     """An API server with nothing on it, told these flags besides."""
     tools = _find_tools()
     write_pki(folder / "pki", _identities(), now=dt.datetime.now(dt.UTC))
-    client_port, peer_port, api_port = _free_ports(3)
+    client_port, peer_port, api_port = (free_port() for _ in range(3))
     kubeconfig = _write_kubeconfig(folder, api_port)
     serve = [*_apiserver_command(tools["kube-apiserver"], folder, client_port, api_port), *flags]
     processes: list[subprocess.Popen[bytes]] = []
@@ -220,12 +220,3 @@ def _write_kubeconfig(folder: Path, port: int) -> Path:
         )
     )
     return path
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held open together, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports

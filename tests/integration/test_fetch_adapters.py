@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.fakes.hub import Hub, serve
+from tests.fakes.ports import free_port
 from tests.unit.fetcher.test_adapters import A, B, weights
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def adapter(rank: int = 8, **hub: Any) -> Hub:
 
 @asynccontextmanager
 async def sidecar(hub: Hub, root: Path, *options: str) -> AsyncIterator[httpx.AsyncClient]:
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from lull.cli import main; main()"),
         *("fetch-adapters", "--root", str(root), "--port", str(port)),
@@ -117,9 +117,3 @@ async def _until_up(client: httpx.AsyncClient) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port

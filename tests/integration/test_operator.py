@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -33,6 +32,7 @@ from lull.doors.kube import (
 )
 from lull.settings import OperatorSettings
 from tests.fakes.gateway import FakeGateway, serve_gateway
+from tests.fakes.ports import free_port
 from tests.integration.conftest import ApiServer
 from tests.manifests import manifest
 
@@ -142,12 +142,6 @@ async def process(namespace: str, *, name: str) -> AsyncIterator[asyncio.subproc
         if started.returncode is None:
             started.kill()
         await started.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 @pytest.fixture

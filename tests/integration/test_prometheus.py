@@ -29,8 +29,9 @@ from lull.doors import clock
 from lull.doors.kube import LLMDEPLOYMENTS
 from lull.doors.prometheus import Prometheus, Unavailable
 from lull.doors.store import Store
+from tests.fakes.ports import free_port
 from tests.integration import test_operator as operators
-from tests.integration.conftest import ApiServer, _free_ports
+from tests.integration.conftest import ApiServer
 from tests.manifests import UID, manifest
 
 scene = operators.scene
@@ -126,7 +127,7 @@ class Running:
 @pytest.fixture
 def running(server: Server, past: Past, tmp_path: Path) -> Iterator[Running]:
     shutil.copytree(past.folder / "tsdb", tmp_path / "tsdb")
-    (port,) = _free_ports(1)
+    port = free_port()
     process = server.start(tmp_path, port=port)
     wait_ready(process, port, tmp_path)
     yield Running(process, f"http://127.0.0.1:{port}")

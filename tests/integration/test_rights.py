@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from lull.doors.kube import connect
 from lull.gateway import server
 from lull.gateway.sources import Cluster
 from lull.settings import GatewaySettings, OperatorSettings
+from tests.fakes.ports import free_port
 from tests.integration.conftest import ROOT, ApiServer, start_apiserver, wait_until
 from tests.manifests import manifest
 
@@ -409,7 +409,7 @@ async def running(release: Release, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     kubeconfigs = {component: release.log_in(component) for component in COMPONENTS}
     # Kopf logs in by itself, as a pod or as the environment says.
     monkeypatch.setitem(os.environ, "KUBECONFIG", str(kubeconfigs["operator"]))
-    port, gateway_admin, operator_admin = free_ports(3)
+    port, gateway_admin, operator_admin = (free_port() for _ in range(3))
     gateway_settings = GatewaySettings.model_validate(
         {**release.environment("gateway"), "port": port, "admin_port": gateway_admin, "lame_duck_seconds": 0}
     )
@@ -448,15 +448,6 @@ def publish(release: Release, service: str, port: int) -> None:
             "endpoints": [{"addresses": [GATEWAY_ADDRESS], "targetRef": {"kind": "Pod", "name": "gateway-0"}}],
         }
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held open together, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
 
 
 async def until(is_there: Callable[[], bool], *, seconds: float = 30.0) -> None:

@@ -18,7 +18,7 @@ from lull.core.keys import ApiKey
 from lull.core.limits import Shortage, Unit
 from lull.doors import valkey as door
 from lull.doors.valkey import Taken, Tally, Unavailable
-from tests.integration.conftest import _free_ports
+from tests.fakes.ports import free_port
 from tests.unit.gateway import conftest as gateways
 from tests.unit.gateway.test_access import answering, ask, entry, put_keys, wait_keys
 
@@ -59,7 +59,7 @@ def server() -> Server:
 
 @pytest.fixture
 def valkey(server: Server, tmp_path: Path) -> Iterator[Valkey]:
-    (port,) = _free_ports(1)
+    port = free_port()
     one = Valkey(server, tmp_path, port)
     one.start()
     yield one
